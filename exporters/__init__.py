@@ -1,0 +1,1 @@
+"""Exporters: each turns a model of one framework into a bundle."""

@@ -1,0 +1,1 @@
+"""Recipes that build named bundles, one TOML file each."""
