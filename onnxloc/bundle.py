@@ -5,13 +5,12 @@ A bundle holds ``model.onnx`` with its weights beside it as external data, ``tok
 what can be known of them.
 """
 
-import hashlib
 import json
 import types
 import typing
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -208,31 +207,6 @@ class Bundle:
         tokenizer.no_truncation()
         return tokenizer
 
-    @cached_property
-    def hash(self) -> str:
-        """SHA-256 over the graph file and the weights.
-
-        The weights' own hash is taken from ``bundle.json`` where it is recorded for a file of the
-        same size; otherwise the files named in the graph are read once.
-        """
-        digest = hashlib.sha256(sha256_file(self.model_path).encode())
-        for name in self.external_files:
-            file = self.folder / name
-            known = self.info.files.get(name)
-            try:
-                fresh = known is None or file.stat().st_size != known.size
-                digest.update(f"{name}:{sha256_file(file) if fresh else known.sha256}".encode())
-            except OSError as error:
-                raise ModelError(f"cannot read the weights {file}: {error.strerror}") from error
-        return digest.hexdigest()
-
-    @cached_property
-    def external_files(self) -> tuple[str, ...]:
-        """Names of the files that hold the weights, sorted."""
-        from onnxloc.graph.load import external_locations, read_model
-
-        return external_locations(read_model(self.model_path))
-
     @staticmethod
     @contextmanager
     def writing(path: Path, *, force: bool = False) -> Iterator[Path]:
@@ -243,8 +217,6 @@ class Bundle:
     @staticmethod
     def describe(folder: Path, info: BundleInfo) -> None:
         """Write ``bundle.json`` for the files that stand in `folder`."""
-        from dataclasses import replace
-
         files = {
             file.name: FileInfo(size=file.stat().st_size, sha256=sha256_file(file))
             for file in sorted(folder.iterdir())
