@@ -1,0 +1,1 @@
+"""What can be read and changed in an ONNX graph, and the rewriting that does it."""

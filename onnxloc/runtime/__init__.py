@@ -1,0 +1,1 @@
+"""Running instrumented graphs with onnxruntime."""

@@ -1,0 +1,78 @@
+"""Token sequences, sorted by length and padded on the right."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Batch", "batches"]
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Rows of token ids, padded on the right.
+
+    Attributes
+    ----------
+    rows : ndarray of int64, [batch]
+        Where each row stands in the caller's sequence.
+    ids : ndarray of int64, [batch, tokens]
+        Token ids; padding is `pad`.
+    lengths : ndarray of int64, [batch]
+        Number of real tokens of each row.
+    """
+
+    rows: NDArray[np.int64]
+    ids: NDArray[np.int64]
+    lengths: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, sequences: Sequence[Sequence[int]], rows: Sequence[int], *, pad: int) -> "Batch":
+        """The batch of the sequences at `rows`."""
+        lengths = np.array([len(sequences[row]) for row in rows], dtype=np.int64)
+        ids = np.full((len(rows), int(lengths.max())), pad, dtype=np.int64)
+        for i, row in enumerate(rows):
+            ids[i, : lengths[i]] = sequences[row]
+        return cls(np.array(rows, dtype=np.int64), ids, lengths)
+
+    @cached_property
+    def mask(self) -> NDArray[np.bool_]:
+        """True where there is a real token, ``[batch, tokens]``."""
+        return np.arange(self.ids.shape[1])[None, :] < self.lengths[:, None]
+
+    def repeated(self, times: int) -> "Batch":
+        """The batch `times` times over: all rows, then all rows again."""
+        return Batch(
+            np.tile(self.rows, times), np.tile(self.ids, (times, 1)), np.tile(self.lengths, times)
+        )
+
+
+def batches(
+    sequences: Sequence[Sequence[int]], *, max_rows: int, max_tokens: int = 0, pad: int = 0
+) -> Iterator[Batch]:
+    """Cut sequences into batches of like length, longest first.
+
+    Longest first makes the first batch the one that needs the most memory, and the estimate of the
+    time left pessimistic rather than too good.
+
+    Parameters
+    ----------
+    sequences
+        Token ids, none empty.
+    max_rows
+        Rows of a batch, at most.
+    max_tokens
+        Rows times padded length of a batch, at most (one row is always taken); 0 for no bound.
+    pad
+        Id of the padding.
+    """
+    order = sorted(range(len(sequences)), key=lambda i: (-len(sequences[i]), i))
+    start = 0
+    while start < len(order):
+        rows = max_rows
+        if max_tokens:
+            rows = max(1, min(max_rows, max_tokens // len(sequences[order[start]])))
+        yield Batch.of(sequences, order[start : start + rows], pad=pad)
+        start += rows

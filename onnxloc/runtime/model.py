@@ -1,0 +1,143 @@
+"""A model ready to be used: its bundle, its graph, its sites, and sessions of plans."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Self
+
+from onnxloc.bundle import Bundle
+from onnxloc.errors import AnatomyError, BundleError, OptionError
+from onnxloc.graph.anatomy import label_sites
+from onnxloc.graph.load import Graph, load_graph
+from onnxloc.graph.plan import Plan
+from onnxloc.graph.rewrite import instrument
+from onnxloc.graph.sites import Site, SiteTable, find_sites
+from onnxloc.graph.topology import Topology
+from onnxloc.runtime.probe import trace
+from onnxloc.runtime.providers import RuntimeOptions
+from onnxloc.runtime.session import Session
+
+__all__ = ["Model"]
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model on disk with its sites.
+
+    Attributes
+    ----------
+    bundle : Bundle
+        Where it lies.
+    graph : Graph
+        Its graph, without weights.
+    """
+
+    bundle: Bundle
+    graph: Graph
+
+    @classmethod
+    def open(cls, path: str | Path) -> Self:
+        """Open a bundle, an ``.onnx`` file or a folder as optimum writes it.
+
+        Raises
+        ------
+        ModelError
+            If there is no model, or it is damaged.
+        """
+        bundle = Bundle.open(path)
+        return cls(bundle, load_graph(bundle))
+
+    @cached_property
+    def sites(self) -> SiteTable:
+        """The sites, with canonical names where the structure gives them.
+
+        The graph is run twice on tiny inputs to see what its axes are.
+        """
+        topology = Topology(self.graph.proto)
+        runs = trace(self.graph, topology)
+        sites = find_sites(self.graph.proto, topology, runs.traces, runs.sizes)
+        return SiteTable(label_sites(sites, topology))
+
+    @property
+    def blocks(self) -> int:
+        """Number of blocks; 0 if the graph has none."""
+        return max((site.block + 1 for site in self.sites if site.block is not None), default=0)
+
+    @property
+    def logits(self) -> Site:
+        """The site of the logits.
+
+        Raises
+        ------
+        AnatomyError
+            If the model has none.
+        """
+        try:
+            return self.sites.find("logits")
+        except AnatomyError as error:
+            raise AnatomyError(
+                f"{self.bundle.model_path} has no logits over a vocabulary, so texts cannot be "
+                "scored with it"
+            ) from error
+
+    def compile(self, plan: Plan, options: RuntimeOptions) -> Session:
+        """A session of a plan."""
+        return Session(instrument(self.graph, self.sites, plan), options)
+
+    def encode(self, texts: list[str], *, bos: bool, max_tokens: int = 0) -> list[list[int]]:
+        """Token ids of each text, cut to `max_tokens` (a BOS token counted; 0 for no cut).
+
+        Raises
+        ------
+        BundleError
+            If the bundle has no tokenizer, or `bos` is asked of a model that has no BOS token.
+        OptionError
+            If a text has no tokens, or more than the model takes.
+        """
+        if bos and self.bundle.info.bos_token_id is None:
+            raise BundleError(f"{self.bundle.folder}: the model has no BOS token; use --no-bos")
+        front = [self.bundle.info.bos_token_id] if bos else []
+        return self._encode(texts, [i for i in front if i is not None], max_tokens)
+
+    def encode_scored(self, texts: list[str]) -> list[list[int]]:
+        """Token ids of each text behind a prefix token, so that every token can be scored.
+
+        The prefix is the BOS token, or the EOS token where there is none, as
+        lm-evaluation-harness has it.
+
+        Raises
+        ------
+        BundleError
+            If the model has neither.
+        """
+        info = self.bundle.info
+        prefix = info.bos_token_id if info.bos_token_id is not None else info.eos_token_id
+        if prefix is None:
+            raise BundleError(
+                f"{self.bundle.folder} names neither a BOS nor an EOS token; add bos_token_id to "
+                "bundle.json"
+            )
+        return self._encode(texts, [prefix], 0)
+
+    def _encode(self, texts: list[str], front: list[int], max_tokens: int) -> list[list[int]]:
+        encoded = self.bundle.tokenizer.encode_batch(texts, add_special_tokens=False)
+        limit = self.bundle.info.max_tokens
+        out = []
+        for text, one in zip(texts, encoded, strict=True):
+            ids = front + one.ids
+            if max_tokens:
+                ids = ids[:max_tokens]
+            if len(ids) == len(front):
+                raise OptionError(f"this text has no tokens: {text!r:.60}")
+            if limit is not None and len(ids) > limit:
+                raise OptionError(
+                    f"this text has {len(ids)} tokens, the model takes {limit}: {text[:40]!r}…; "
+                    "shorten it or cut it with --max-tokens"
+                )
+            out.append(ids)
+        return out
+
+    @property
+    def pad(self) -> int:
+        """Id that fills the end of short rows; what it is does not matter."""
+        return self.bundle.info.pad_token_id or 0
