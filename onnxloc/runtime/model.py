@@ -64,6 +64,17 @@ class Model:
         return max((site.block + 1 for site in self.sites if site.block is not None), default=0)
 
     @property
+    def description(self) -> dict[str, str | int | None]:
+        """What a run's summary says of the model."""
+        info = self.bundle.info
+        return {
+            "name": info.name,
+            "hash": self.graph.hash,
+            "framework": info.framework,
+            "blocks": self.blocks or None,
+        }
+
+    @property
     def logits(self) -> Site:
         """The site of the logits.
 

@@ -1,0 +1,388 @@
+"""Ablating: what a model can still do without a network, and without random units instead."""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxloc.choose import count_for_percent, top_units
+from onnxloc.commands import ablate_command
+from onnxloc.effects import Condition, TaskScores, effects_table, summarise
+from onnxloc.errors import OptionError
+from onnxloc.folder import new_folder
+from onnxloc.graph.plan import Edit, Plan, Tap, TargetLogProbs
+from onnxloc.graph.sites import Site
+from onnxloc.network import Network, draw_controls, network_from_flat
+from onnxloc.progress import Progress
+from onnxloc.runtime.batches import Batch, batches
+from onnxloc.runtime.model import Model
+from onnxloc.runtime.providers import RuntimeOptions
+from onnxloc.runtime.session import Session
+from onnxloc.store import (
+    EFFECTS_FILE,
+    NETWORK_FILE,
+    UNITS_FILE,
+    VERSIONED,
+    Manifest,
+    Run,
+    Step,
+    package_versions,
+    write_summary,
+    write_table,
+)
+from onnxloc.tasks import Task
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+__all__ = ["AblateOptions", "Ablation", "ablate", "rank_of_run"]
+
+Array = NDArray[Any]
+Replacement = Literal["zero", "mean"]
+Match = Literal["site", "count"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AblateOptions:
+    """How units are ablated, and what that is compared with.
+
+    Attributes
+    ----------
+    replacement : {"zero", "mean"}
+        What an ablated unit becomes: 0, or its mean over all tokens of the tasks' texts in the
+        intact model.
+    controls : int
+        Number of random control networks for each size.
+    match : {"site", "count"}
+        Controls have as many units in each site as the network has, or only as many in all.
+    percents : tuple of float
+        Sizes, in percent of the searched units; empty for the network as it is. The units with the
+        largest t are taken.
+    limit : int
+        Items of each group that are scored, at most; 0 for all.
+    batch_size : int
+        Rows run at a time; several conditions share a batch.
+    seed : int
+        Of the controls and of the bootstrap.
+    """
+
+    replacement: Replacement = "zero"
+    controls: int = 10
+    match: Match = "site"
+    percents: tuple[float, ...] = ()
+    limit: int = 0
+    batch_size: int = 64
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.replacement not in get_args(Replacement):
+            raise OptionError(f"a unit is replaced by zero or mean, not by {self.replacement!r}")
+        if self.match not in get_args(Match):
+            raise OptionError(f"controls match by site or count, not by {self.match!r}")
+        if self.controls < 0 or self.limit < 0 or self.batch_size < 1:
+            raise OptionError("controls and limit must be 0 or more, the batch size 1 or more")
+        if any(not 0 < percent <= 100 for percent in self.percents):
+            raise OptionError("every percentage of units lies in (0, 100]")
+        if len(set(self.percents)) != len(self.percents):
+            raise OptionError("every percentage of units is given once")
+
+
+@dataclass(frozen=True, eq=False)
+class Ablation:
+    """What an ablation did.
+
+    Attributes
+    ----------
+    results : tuple of TaskScores
+        Scores of every item, task by task.
+    networks : mapping of Condition to Network
+        What was ablated; "intact" is not among them.
+    summary : mapping
+        The run's ``summary.json``.
+    step : Step
+        The run's record.
+    """
+
+    results: tuple[TaskScores, ...]
+    networks: Mapping[Condition, Network]
+    summary: Mapping[str, Any]
+    step: Step
+
+    def effects(self) -> "DataFrame":
+        """One row an item and condition: the table ``effects.parquet``."""
+        return effects_table(self.results)
+
+    def write(self, folder: Path) -> None:
+        """Write the tables of this step into a run folder."""
+        write_table(folder, EFFECTS_FILE, self.effects())
+        largest = max((c for c in self.networks if c.name == "network"), key=lambda c: c.size)
+        if not (folder / NETWORK_FILE).exists():
+            self.networks[largest].save(folder / NETWORK_FILE)
+
+    def save(self, path: Path, *, localized: Run | None = None, force: bool = False) -> None:
+        """Write a run folder, whole or not at all.
+
+        Parameters
+        ----------
+        path : Path
+            The new run folder.
+        localized : Run, optional
+            The run that found the network; its units and its record are carried along.
+        force : bool
+            Replace a run that stands at `path`.
+
+        Raises
+        ------
+        RunError
+            If `path` is taken or cannot be written.
+        """
+        with new_folder(path, force=force) as staging:
+            summary, steps = dict(self.summary), [self.step]
+            if localized is not None and "localize" in localized.summary:
+                for name in (UNITS_FILE, NETWORK_FILE):
+                    (staging / name).write_bytes((localized.folder / name).read_bytes())
+                summary["localize"] = localized.summary["localize"]
+                steps = [s for s in localized.manifest.steps if s.step == "localize"] + steps
+            self.write(staging)
+            write_summary(staging, summary)
+            Manifest(name=path.name, steps=tuple(steps)).write(staging)
+
+
+def rank_of_run(run: Run, network: Network) -> NDArray[np.float64]:
+    """The t-values of a localize run, in the order of the network's sites: ``[units]``.
+
+    Raises
+    ------
+    RunError
+        If the run has no units.
+    OptionError
+        If its units are not those of the network.
+    """
+    units = run.table(UNITS_FILE)
+    sizes = units.groupby("site", sort=False, observed=True).size()
+    if dict(sizes) != dict(network.sites) or list(sizes.index) != list(network.sites):
+        raise OptionError(f"the units of {run.folder} are not those that the network is of")
+    return units["t"].to_numpy(np.float64)
+
+
+def ablate(
+    model: Model,
+    network: Network,
+    tasks: Sequence[Task],
+    options: AblateOptions | None = None,
+    runtime: RuntimeOptions | None = None,
+    *,
+    t: NDArray[np.float64] | None = None,
+    show_progress: bool = False,
+) -> Ablation:
+    """Score tasks with the network ablated, with random controls ablated, and intact.
+
+    All conditions run through one compiled session, each row of a batch with an edit of its own.
+
+    Parameters
+    ----------
+    t : ndarray of float64, [units], optional
+        What ranks the units, needed for `options.percents`.
+
+    Raises
+    ------
+    OnnxlocError
+        One of its kinds, if the model, the network and the tasks do not go together.
+    """
+    options = options or AblateOptions()
+    runtime = runtime or RuntimeOptions()
+    started = time.perf_counter()
+    if not tasks:
+        raise OptionError("there is no task to score")
+    network.check_model(model.graph.hash)
+    if options.limit:
+        tasks = [task.limited(options.limit) for task in tasks]
+    networks = _networks(network, options, t)
+    conditions = (Condition("intact", 0.0), *networks)
+    sites = _edited_sites(model, networks.values())
+    plan = Plan(
+        edits=tuple(Edit(site.tensor) for site in sites),
+        head=TargetLogProbs(model.logits.tensor),
+    )
+    encoded = [model.encode_scored([x for i in task.items for x in i.texts]) for task in tasks]
+    session = model.compile(plan, runtime)
+    if options.replacement == "mean":
+        values = _mean_activations(model, sites, encoded, options, runtime, show_progress)
+    else:
+        values = {site.tensor: np.zeros((1, 1, site.units), site.dtype) for site in sites}
+    masks = _masks(sites, conditions, networks)
+    loaded = time.perf_counter()
+    total = len(conditions) * sum(len(sequences) for sequences in encoded)
+    results = []
+    with Progress("ablating", total, show=show_progress) as progress:
+        for task, sequences in zip(tasks, encoded, strict=True):
+            scores, counts = _score(
+                session, task, sequences, masks, values, len(conditions), options, model.pad,
+                progress,
+            )  # fmt: skip
+            results.append(TaskScores(task, conditions, scores, counts))
+    done = time.perf_counter()
+    sizes = {c.size: n.size for c, n in networks.items() if c.name == "network"}
+    summary = {
+        "format": 1,
+        "model": model.description,
+        "ablate": {
+            "with": options.replacement,
+            "match": options.match,
+            "n_controls": options.controls,
+            "effects": [
+                entry
+                for result in results
+                for entry in summarise(result, sizes, seed=options.seed)
+            ],
+        },
+    }
+    step = Step(
+        step="ablate",
+        command=ablate_command(model, tasks, options),
+        parameters={
+            "model": model.bundle.info.name,
+            "tasks": [task.source for task in tasks],
+            "with": options.replacement,
+            "controls": options.controls,
+            "match": options.match,
+            "percent": list(options.percents),
+            "limit": options.limit,
+            "batch_size": options.batch_size,
+            "seed": options.seed,
+        },
+        hashes={
+            "model": model.graph.hash,
+            "plan": plan.hash,
+            **{f"task {task.name}": task.hash for task in tasks},
+        },
+        versions=package_versions(VERSIONED),
+        seconds={"load": loaded - started, "run": done - loaded},
+        provider=session.provider,
+        threads=runtime.threads,
+    )
+    return Ablation(tuple(results), networks, summary, step)
+
+
+def _networks(
+    network: Network, options: AblateOptions, t: NDArray[np.float64] | None
+) -> dict[Condition, Network]:
+    """The network and its controls, for each size."""
+    if not options.percents:
+        sized = {100.0 * network.share: network}
+    elif t is None:
+        raise OptionError("sizes in percent need the t-values of a run; give --network a run folder")
+    else:
+        sized = {
+            percent: network_from_flat(
+                top_units(t, count_for_percent(t.size, percent)),
+                network.sites,
+                network.model_hash,
+                {"how": "top", "value": percent},
+            )
+            for percent in options.percents
+        }
+    found: dict[Condition, Network] = {}
+    for size, whole in sized.items():
+        if whole.size == 0:
+            raise OptionError("the network has no units, so there is nothing to ablate")
+        found[Condition("network", size)] = whole
+        drawn = draw_controls(whole, options.controls, options.match, options.seed)
+        found.update({Condition(f"control-{i:02d}", size): c for i, c in enumerate(drawn)})
+    return found
+
+
+def _edited_sites(model: Model, networks: Iterator[Network] | Any) -> tuple[Site, ...]:
+    names = dict.fromkeys(name for network in networks for name in network.units)
+    return tuple(model.sites.find(name) for name in names)
+
+
+def _masks(
+    sites: tuple[Site, ...],
+    conditions: tuple[Condition, ...],
+    networks: Mapping[Condition, Network],
+) -> dict[str, NDArray[np.bool_]]:
+    """For each site's tensor, which units each condition replaces: ``[conditions, 1, units]``."""
+    masks = {}
+    for site in sites:
+        mask = np.zeros((len(conditions), 1, site.units), dtype=np.bool_)
+        for row, condition in enumerate(conditions):
+            if condition in networks and site.name in networks[condition].units:
+                mask[row, 0, networks[condition].units[site.name]] = True
+        masks[site.tensor] = mask
+    return masks
+
+
+def _mean_activations(
+    model: Model,
+    sites: tuple[Site, ...],
+    encoded: Sequence[Sequence[list[int]]],
+    options: AblateOptions,
+    runtime: RuntimeOptions,
+    show_progress: bool,
+) -> dict[str, Array]:
+    """Mean of each unit over all tokens of all texts, ``[1, 1, units]``, in the intact model."""
+    sequences = [sequence for task in encoded for sequence in task]
+    session = model.compile(Plan(taps=tuple(Tap(site.tensor, "sum") for site in sites)), runtime)
+    sums = {site.tensor: np.zeros(site.units) for site in sites}
+    with Progress("averaging", len(sequences), show=show_progress) as progress:
+        for batch in batches(sequences, max_rows=options.batch_size, pad=model.pad):
+            for tap, values in session.taps(batch).items():
+                sums[tap.site] += values.sum(axis=0, dtype=np.float64)
+            progress.add(len(batch.rows))
+    tokens = sum(len(sequence) for sequence in sequences)
+    return {
+        site.tensor: (sums[site.tensor] / (tokens if site.has_tokens else len(sequences)))
+        .astype(site.dtype)
+        .reshape(1, 1, -1)
+        for site in sites
+    }
+
+
+def _score(
+    session: Session,
+    task: Task,
+    sequences: Sequence[list[int]],
+    masks: Mapping[str, NDArray[np.bool_]],
+    values: Mapping[str, Array],
+    n_conditions: int,
+    options: AblateOptions,
+    pad: int,
+    progress: Progress,
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Scores ``[conditions, items]``, and the scored tokens of each item's first text."""
+    lengths = np.array([len(sequence) - 1 for sequence in sequences], dtype=np.int64)
+    ends = np.cumsum(lengths)
+    logprobs = np.empty((n_conditions, int(ends[-1])))
+    for batch, conditions in _rows(sequences, n_conditions, options.batch_size, pad):
+        edits = {
+            tensor: (mask[conditions], values[tensor]) for tensor, mask in masks.items()
+        }
+        found = session.target_logprobs(batch, edits)
+        for text, condition, row in zip(batch.rows, conditions, found, strict=True):
+            logprobs[condition, ends[text] - lengths[text] : ends[text]] = row
+        progress.add(len(batch.rows))
+    per_item = len(task.items[0].texts)
+    scores = [
+        task.score(
+            [texts[i : i + per_item] for i in range(0, len(texts), per_item)]
+        )
+        for texts in (np.split(row, ends[:-1]) for row in logprobs)
+    ]
+    return np.stack(scores), lengths[::per_item]
+
+
+def _rows(
+    sequences: Sequence[list[int]], n_conditions: int, batch_size: int, pad: int
+) -> Iterator[tuple[Batch, NDArray[np.int64]]]:
+    """Every text under every condition, in batches of texts of like length."""
+    order = sorted(range(len(sequences)), key=lambda i: (-len(sequences[i]), i))
+    texts = np.repeat(np.array(order, dtype=np.int64), n_conditions)
+    conditions = np.tile(np.arange(n_conditions), len(order))
+    for start in range(0, len(texts), batch_size):
+        rows = slice(start, start + batch_size)
+        yield Batch.of(sequences, texts[rows].tolist(), pad=pad), conditions[rows]

@@ -1,0 +1,168 @@
+"""Charts and tables as the page takes them, with the looks that all of them share.
+
+Colours are names of CSS variables: the page's script puts in their values, and does so again when
+the reader's colour scheme changes.
+"""
+
+import html
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from markupsafe import Markup
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+__all__ = [
+    "Cell",
+    "Chart",
+    "Column",
+    "Table",
+    "cell",
+    "chart",
+    "labels",
+    "layout",
+    "plain",
+    "short",
+]
+
+CHANCE = "var(--chance)"
+CONTROL = "var(--control)"
+INTACT = "var(--intact)"
+NETWORK = "var(--network)"
+OTHER = "var(--other)"
+NARROW_LABEL = 15
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What a table cell shows, and the number to sort it by."""
+
+    text: str
+    value: float | None = None
+
+
+@dataclass(frozen=True)
+class Column:
+    """A table's column; numbers stand to the right."""
+
+    label: str
+    numeric: bool = True
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table with its caption. The first cell of a row is its header."""
+
+    caption: str
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    sortable: bool = False
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A figure with what stands in for it where it cannot be seen.
+
+    Attributes
+    ----------
+    name : str
+        What it shows, where several charts share a place.
+    label : str
+        The text alternative: what is drawn, and what is to be seen in it.
+    height : int
+        In CSS pixels.
+    json : Markup
+        The plotly figure, safe inside a script element.
+    table : Table or None
+        The same numbers.
+    """
+
+    name: str
+    label: str
+    height: int
+    json: Markup
+    table: Table | None = None
+
+
+def cell(text: str, value: float | None = None) -> Cell:
+    """Make a table cell."""
+    return Cell(text, value)
+
+
+def plain(text: str) -> str:
+    """Text for plotly, which reads a part of HTML in labels."""
+    return html.escape(text)
+
+
+def short(text: str, length: int) -> str:
+    """Text cut in the middle to at most `length` characters, for an axis."""
+    if len(text) <= length:
+        return text
+    head = (length - 1) // 2
+    return f"{text[:head]}…{text[len(text) - (length - 1 - head) :]}"
+
+
+def layout(height: int, **more: Any) -> dict[str, Any]:
+    """Build the layout that all charts share, with `more` merged into it."""
+    axis = {
+        "automargin": True,
+        "fixedrange": True,
+        "gridcolor": "var(--grid)",
+        "linecolor": "var(--rule)",
+        "tickcolor": "var(--rule)",
+        "title": {"standoff": 10, "font": {"size": 13}},
+        "zeroline": False,
+    }
+    base: dict[str, Any] = {
+        "autosize": True,
+        "bargap": 0.15,
+        "dragmode": False,
+        "font": {"color": "var(--ink)", "family": "system-ui, sans-serif", "size": 13},
+        "height": height,
+        "hoverlabel": {
+            "bgcolor": "var(--card)",
+            "bordercolor": "var(--rule)",
+            "font": {"color": "var(--ink)"},
+        },
+        "hovermode": "closest",
+        "legend": {
+            "orientation": "h",
+            "x": 0,
+            "y": 1.0,
+            "yanchor": "bottom",
+            "traceorder": "normal",
+        },
+        "margin": {"l": 8, "r": 12, "t": 36, "b": 8},
+        "paper_bgcolor": "rgba(0,0,0,0)",
+        "plot_bgcolor": "rgba(0,0,0,0)",
+        "template": {"layout": {"xaxis": axis, "yaxis": axis}},
+    }
+    return base | more
+
+
+def labels(
+    names: Sequence[str], length: int = 30, every: int = 1
+) -> tuple[dict[str, Any], list[str]]:
+    """Axis settings that put `names` at 0, 1, …, and their shorter form for narrow screens.
+
+    Only one name in `every` is written.
+    Positions are numbers because plotly would read names such as "1" or "2020-01" as such.
+    """
+    axis = {
+        "tickmode": "array",
+        "tickvals": list(range(0, len(names), every)),
+        "ticktext": [plain(short(name, length)) for name in names[::every]],
+    }
+    return axis, [plain(short(name, NARROW_LABEL)) for name in names[::every]]
+
+
+def chart(
+    figure: "Figure", label: str, height: int, *, name: str = "", table: Table | None = None
+) -> Chart:
+    """Encode a plotly figure so that no text in it can end the script element it stands in."""
+    from jinja2.utils import htmlsafe_json_dumps
+
+    json = htmlsafe_json_dumps(figure, dumps=lambda value, **_: value.to_json())
+    return Chart(name, label, height, json, table)

@@ -1,0 +1,400 @@
+"""Charts of an ablation: each condition as its own point."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from onnxloc.report.chart import (
+    CHANCE,
+    CONTROL,
+    INTACT,
+    NETWORK,
+    Chart,
+    Column,
+    Table,
+    cell,
+    chart,
+    labels,
+    layout,
+    plain,
+)
+from onnxloc.report.folder import Comparison, Effect
+from onnxloc.report.words import (
+    count,
+    integer,
+    number,
+    percent,
+    probability,
+    score,
+    signed,
+)
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+__all__ = ["control_table", "effect_chart", "effect_table", "group_charts"]
+
+_DIAMOND = {"symbol": "diamond", "size": 14, "color": NETWORK}
+_SQUARE = {"symbol": "square-open", "size": 10, "color": INTACT, "line": {"width": 2}}
+_CIRCLE = {
+    "symbol": "circle",
+    "size": 9,
+    "color": CONTROL,
+    "opacity": 0.65,
+    "line": {"width": 1, "color": "var(--card)"},
+}
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """One effect on the scale that is drawn: accuracy, log-probability or perplexity."""
+
+    size: float
+    intact: float | None
+    network: float | None
+    controls: tuple[float | None, ...]
+
+
+def _measure(effects: Sequence[Effect]) -> tuple[str, bool, list[_Measured]]:
+    """Name of the scale, whether its axis is logarithmic, and the values."""
+    perplexities = [
+        _Measured(e.size, e.perplexity.intact, e.perplexity.network, e.perplexity.controls)
+        for e in effects
+        if e.perplexity is not None and (e.perplexity.intact or 0) > 0
+    ]
+    if len(perplexities) == len(effects):
+        return "Perplexity (log axis)", True, perplexities
+    name = "Accuracy" if effects[0].kind == "pairs" else "Mean log-probability of a token"
+    return name, False, [_Measured(e.size, e.intact, e.network, e.controls) for e in effects]
+
+
+def effect_chart(effects: Sequence[Effect]) -> Chart:
+    """All conditions of one task: a strip for a single size, else the effect against size.
+
+    Parameters
+    ----------
+    effects : sequence of Effect
+        Of one task, with rising sizes.
+    """
+    import plotly.graph_objects as go
+
+    name, log, measured = _measure(effects)
+    chance = effects[0].chance
+    write = number if log else score
+    figure = go.Figure()
+    if len(measured) == 1:
+        height = 250
+        _draw_strip(figure, measured[0], chance, write)
+        figure.update_layout(layout(height))
+        figure.update_xaxes(_scale(name, log, measured, chance))
+        figure.update_yaxes(
+            tickvals=[0, 1],
+            ticktext=["random<br>sets", "network"],
+            range=[-0.6, 1.5],
+            showgrid=False,
+        )
+    else:
+        height = 400
+        _draw_sizes(figure, measured, chance, write)
+        figure.update_layout(layout(height))
+        sizes = [one.size for one in measured]
+        figure.update_xaxes(
+            type="log",
+            title={"text": "Units ablated (% of all, log axis)"},
+            tickvals=sizes,
+            ticktext=[percent(size) for size in sizes],
+            range=[math.log10(sizes[0]) - 0.12, math.log10(sizes[-1]) + 0.12],
+        )
+        figure.update_yaxes(_scale(name, log, measured, chance))
+    last = measured[-1]
+    label = (
+        f"{name} on task {effects[0].task}. Intact {write(last.intact)}; with {percent(last.size)} "
+        f"of the units ablated: network {write(last.network)}, random sets "
+        f"{', '.join(write(value) for value in last.controls) or 'none'}."
+    )
+    return chart(figure, label, height, name=effects[0].task)
+
+
+def _scale(
+    name: str, log: bool, measured: Sequence[_Measured], chance: float | None
+) -> dict[str, Any]:
+    """Set an axis that holds all values; plotly's own range would ignore the lines' ends."""
+    values = [v for m in measured for v in (m.intact, m.network, *m.controls) if v is not None]
+    values += [chance] if chance is not None and not log else []
+    axis: dict[str, Any] = {"title": {"text": name}}
+    if log:
+        exponents = [math.log10(value) for value in values if value > 0] or [0.0]
+        pad = max(0.1, 0.06 * (max(exponents) - min(exponents)))
+        axis |= {"type": "log", "range": [min(exponents) - pad, max(exponents) + pad]}
+        axis |= _log_ticks(min(exponents) - pad, max(exponents) + pad)
+    else:
+        pad = max(0.02, 0.06 * (max(values) - min(values))) if values else 1.0
+        axis["range"] = [min(values, default=0) - pad, max(values, default=1) + pad]
+    return axis
+
+
+def _log_ticks(low: float, high: float) -> dict[str, Any]:
+    """Ticks at 1, 2 and 5 of each decade, or at decades where there are many."""
+    steps = (1, 2, 5) if high - low <= 2 else (1,)
+    every = max(1, math.ceil((high - low) / 8))
+    decades = range(math.floor(low), math.ceil(high) + 1, every)
+    values = [step * 10.0**decade for decade in decades for step in steps]
+    return {"tickvals": values, "ticktext": [number(value, 1) for value in values]}
+
+
+def _line(figure: "Figure", x: list[float], y: list[float], kind: str, text: str) -> None:
+    colour, dash = (INTACT, "solid") if kind == "intact" else (CHANCE, "dot")
+    figure.add_scatter(
+        x=x,
+        y=y,
+        mode="lines",
+        line={"color": colour, "dash": dash, "width": 2},
+        name=f"{kind} {text}",
+        hoverinfo="skip",
+    )
+
+
+def _draw_strip(figure: "Figure", one: _Measured, chance: float | None, write: Any) -> None:
+    ends = [-0.6, 1.5]
+    if one.intact is not None:
+        _line(figure, [one.intact] * 2, ends, "intact", write(one.intact))
+    if chance is not None:
+        _line(figure, [chance] * 2, ends, "chance", number(chance, 2))
+    # A fixed zigzag keeps equal values apart and the picture the same from run to run.
+    figure.add_scatter(
+        x=list(one.controls),
+        y=[0.14 * ((i * 2) % 5 - 2) for i in range(len(one.controls))],
+        mode="markers",
+        marker=_CIRCLE,
+        name=f"random sets ({len(one.controls)})",
+        hovertext=[f"random set {i:02d}: {write(v)}" for i, v in enumerate(one.controls)],
+        hoverinfo="text",
+    )
+    figure.add_scatter(
+        x=[one.network],
+        y=[1],
+        mode="markers",
+        marker=_DIAMOND,
+        name=f"network {write(one.network)}",
+        hovertext=[f"network: {write(one.network)}"],
+        hoverinfo="text",
+    )
+
+
+def _draw_sizes(
+    figure: "Figure", measured: Sequence[_Measured], chance: float | None, write: Any
+) -> None:
+    import numpy as np
+
+    ends = [measured[0].size / 1.5, measured[-1].size * 1.5]
+    if measured[0].intact is not None:
+        _line(figure, ends, [measured[0].intact] * 2, "intact", write(measured[0].intact))
+    if chance is not None:
+        _line(figure, ends, [chance] * 2, "chance", number(chance, 2))
+    spots = [
+        (m.size * 1.03 ** ((i * 2) % 5 - 2), value, f"random set {i:02d}, {percent(m.size)}")
+        for m in measured
+        for i, value in enumerate(m.controls)
+    ]
+    figure.add_scatter(
+        x=[m.size for m in measured],
+        y=[_median(m.controls) for m in measured],
+        mode="lines",
+        line={"color": CONTROL, "width": 1.5},
+        name="median of the random sets",
+        hoverinfo="skip",
+    )
+    figure.add_scatter(
+        x=[m.size for m in measured],
+        y=[m.network for m in measured],
+        mode="lines+markers",
+        marker=_DIAMOND,
+        line={"color": NETWORK, "width": 2},
+        name="network",
+        hovertext=[f"network, {percent(m.size)}: {write(m.network)}" for m in measured],
+        hoverinfo="text",
+    )
+    # Last, so that a random set as harmful as the network is seen on top of its mark.
+    figure.add_scatter(
+        x=np.array([spot[0] for spot in spots]),
+        y=[spot[1] for spot in spots],
+        mode="markers",
+        marker=_CIRCLE,
+        name="each random set",
+        hovertext=[f"{text}: {write(value)}" for _, value, text in spots],
+        hoverinfo="text",
+    )
+
+
+def _median(values: Sequence[float | None]) -> float | None:
+    from statistics import median
+
+    known = [value for value in values if value is not None]
+    return median(known) if known else None
+
+
+def effect_table(effects: Sequence[Effect]) -> Table:
+    """Tabulate the numbers of one task, one column for each size."""
+    rows = {
+        "Units ablated": [integer(e.n_network_units) for e in effects],
+        "Intact": [score(e.intact) for e in effects],
+        "Network": [score(e.network) for e in effects],
+        "Random sets, median": [score(e.control_median) for e in effects],
+        "Random sets, mean": [score(e.control_mean) for e in effects],
+        "Random sets, lowest": [score(e.control_min) for e in effects],
+        "Random sets, highest": [score(e.control_max) for e in effects],
+        "Random sets at or below the network": [_rank(e) for e in effects],
+        "Empirical p": [probability(e.p_empirical) for e in effects],
+    }
+    for name, versus in (
+        ("Network − intact", [e.vs_intact for e in effects]),
+        ("Network − mean of the random sets", [e.vs_controls for e in effects]),
+    ):
+        known = [one or Comparison() for one in versus]
+        rows[name] = [signed(one.difference) for one in known]
+        rows[f"{name}, 95\u202f% interval"] = [_interval(one) for one in known]
+        rows[f"{name}, Cohen's d"] = [number(one.d, 2) for one in known]
+    if any(effect.perplexity for effect in effects):
+        for name in ("intact", "network"):
+            rows[f"Perplexity, {name}"] = [
+                number(getattr(effect.perplexity, name, None)) for effect in effects
+            ]
+    what = "accuracy" if effects[0].kind == "pairs" else "mean log-probability of a token"
+    return Table(
+        f"Task {effects[0].task}: {what} of {count(effects[0].n_items, 'item')}, by share of all "
+        "units; intervals are bootstrapped over items",
+        (Column("", numeric=False), *(Column(percent(effect.size)) for effect in effects)),
+        tuple((cell(name), *map(cell, texts)) for name, texts in rows.items()),
+    )
+
+
+def _rank(effect: Effect) -> str:
+    return "–" if effect.rank is None else f"{effect.rank} of {len(effect.controls)}"
+
+
+def _interval(versus: Comparison) -> str:
+    if versus.low is None or versus.high is None:
+        return "–"
+    return f"{signed(versus.low)} to {signed(versus.high)}"
+
+
+def control_table(effects: Sequence[Effect]) -> Table:
+    """Every condition's score, and its perplexity where there is one."""
+    rows = []
+    texts = any(effect.perplexity for effect in effects)
+    for effect in effects:
+        perplexity = effect.perplexity
+        controls = perplexity.controls if perplexity else ()
+        conditions = [
+            ("intact", effect.intact, perplexity.intact if perplexity else None),
+            ("network", effect.network, perplexity.network if perplexity else None),
+        ]
+        conditions += [
+            (f"random set {i:02d}", value, controls[i] if i < len(controls) else None)
+            for i, value in enumerate(effect.controls)
+        ]
+        for name, value, other in conditions:
+            row = [cell(name), cell(percent(effect.size)), cell(score(value))]
+            rows.append((*row, cell(number(other))) if texts else tuple(row))
+    columns = [Column("Condition", numeric=False), Column("Size"), Column("Score")]
+    if texts:
+        columns.append(Column("Perplexity"))
+    return Table(f"Task {effects[0].task}: every condition", tuple(columns), tuple(rows))
+
+
+def group_charts(effects: Sequence[Effect], max_points: int) -> list[Chart]:
+    """Draw a dot plot by group for each size, the largest first; none for a single group.
+
+    The largest size is always drawn, smaller ones while their points come to at most `max_points`.
+    """
+    charts: list[Chart] = []
+    points = 0
+    for effect in sorted(effects, key=lambda effect: -effect.size):
+        points += sum(2 + len(group.controls) for group in effect.groups)
+        if len(effect.groups) > 1 and (not charts or points <= max_points):
+            charts.append(_group_chart(effect))
+    return charts
+
+
+def _group_chart(effect: Effect) -> Chart:
+    import numpy as np
+    import plotly.graph_objects as go
+
+    def harm(values: tuple[float | None, float | None]) -> float:
+        network, intact = values
+        return math.inf if network is None or intact is None else network - intact
+
+    groups = sorted(effect.groups, key=lambda group: harm((group.network, group.intact)))
+    names = [group.group for group in groups]
+    spots = np.array(
+        [
+            (math.nan if value is None else value, row + 0.09 * ((i * 2) % 5 - 2), i)
+            for row, group in enumerate(groups)
+            for i, value in enumerate(group.controls)
+        ]
+    ).reshape(-1, 3)
+    figure = go.Figure()
+    if effect.chance is not None:
+        ends = [-0.7, len(groups) - 0.3]
+        _line(figure, [effect.chance] * 2, ends, "chance", number(effect.chance, 2))
+    for name, values, marker in (
+        ("intact", [group.intact for group in groups], _SQUARE),
+        ("network", [group.network for group in groups], _DIAMOND | {"size": 12}),
+    ):
+        figure.add_scatter(
+            x=values,
+            y=list(range(len(groups))),
+            mode="markers",
+            marker=marker,
+            name=name,
+            hovertext=[
+                plain(f"{group}, {name}: {score(value)}")
+                for group, value in zip(names, values, strict=True)
+            ],
+            hoverinfo="text",
+        )
+    figure.add_scatter(
+        x=spots[:, 0].astype(np.float32),
+        y=spots[:, 1].astype(np.float32),
+        customdata=spots[:, 2].astype(np.int16),
+        mode="markers",
+        marker=_CIRCLE | {"size": 7},
+        name="random sets",
+        hovertemplate="random set %{customdata}: %{x:.3f}<extra></extra>",
+    )
+    height = 120 + 30 * len(groups)
+    axis, narrow = labels(names)
+    figure.update_layout(layout(height, meta={"narrow": narrow}, yaxis=axis))
+    title = "Accuracy" if effect.kind == "pairs" else "Mean log-probability of a token"
+    measured = [_Measured(effect.size, g.intact, g.network, g.controls) for g in groups]
+    figure.update_xaxes(_scale(title, False, measured, effect.chance))
+    figure.update_yaxes(range=[len(groups) - 0.3, -0.7])
+    rows = []
+    for group in groups:
+        known = [value for value in group.controls if value is not None]
+        rows.append(
+            (
+                cell(group.group),
+                cell(integer(group.n_items), group.n_items),
+                cell(score(group.intact), group.intact),
+                cell(score(group.network), group.network),
+                cell(score(group.control_mean), group.control_mean),
+                cell(f"{score(min(known))} to {score(max(known))}" if known else "–"),
+                cell(", ".join(score(value) for value in group.controls) or "–"),
+            )
+        )
+    heads = ("Items", "Intact", "Network", "Random sets: mean", "range", "each")
+    table = Table(
+        f"Task {effect.task} by group, {percent(effect.size)} of the units",
+        (Column("Group", numeric=False), *map(Column, heads)),
+        tuple(rows),
+    )
+    label = (
+        f"Dot plot of the score by group on task {effect.task}, {percent(effect.size)} of the "
+        f"units. The network lowers {names[0]} most, from {score(groups[0].intact)} to "
+        f"{score(groups[0].network)}."
+    )
+    if harm((groups[0].network, groups[0].intact)) >= 0:
+        label = f"Dot plot of the score by group on task {effect.task}. No group is lowered."
+    return chart(figure, label, height, name=percent(effect.size), table=table)
