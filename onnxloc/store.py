@@ -48,7 +48,7 @@ class Step:
     step : str
         "localize" or "ablate".
     command : str
-        A command line that does it again.
+        The command line that did it; empty if it was done from Python.
     parameters : mapping
         Every option, defaults included.
     hashes : mapping of str to str
@@ -108,7 +108,9 @@ class Manifest:
         """
         raw = read_json(folder / MANIFEST_FILE)
         if raw.get("format") != FORMAT:
-            raise RunError(f"{folder / MANIFEST_FILE}: format {raw.get('format')!r} is not {FORMAT}")
+            raise RunError(
+                f"{folder / MANIFEST_FILE}: format {raw.get('format')!r} is not {FORMAT}"
+            )
         try:
             steps = tuple(Step(**step) for step in raw.pop("steps"))
             return cls(**raw, steps=steps)
@@ -149,6 +151,14 @@ class Run:
         if not (folder / MANIFEST_FILE).is_file():
             raise RunError(f"{folder} is not a run folder: it has no {MANIFEST_FILE}")
         return cls(folder, Manifest.read(folder), read_json(folder / SUMMARY_FILE))
+
+    @property
+    def localizer(self) -> str | None:
+        """What `load_stimuli` was given for the run, if units were localized in it."""
+        for step in self.manifest.steps:
+            if step.step == "localize":
+                return str(step.parameters.get("localizer", "")) or None
+        return None
 
     def table(self, name: str) -> "DataFrame":
         """One of the run's tables, by file name.

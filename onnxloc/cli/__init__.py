@@ -1,1 +1,123 @@
-"""The command line."""
+"""The command line: one module a command, none with logic of its own."""
+
+import signal
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from types import FrameType
+from typing import Any
+
+import click
+
+from onnxloc.errors import OnnxlocError
+from onnxloc.registry import did_you_mean
+
+__all__ = ["main"]
+
+COMMANDS = {
+    "ablate": "Score tasks without a network, and without random units instead.",
+    "demo": "Fetch a model, find its language network, ablate it, report.",
+    "export": "Turn a model of another framework into a bundle.",
+    "fetch": "Fetch a model by name and turn it into a bundle.",
+    "inspect": "List the sites of a model.",
+    "localize": "Find the units that respond more to one condition than to another.",
+    "report": "Write the HTML page of a run.",
+}
+
+
+class _LazyGroup(click.Group):
+    """Commands are imported when they are called, so that ``--help`` is quick."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        command = import_module(f"onnxloc.cli.{name}_").command
+        assert isinstance(command, click.Command)  # noqa: S101
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, COMMANDS[name]) for name in self.list_commands(ctx)])
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            hint = did_you_mean(args[0], COMMANDS)
+            raise click.UsageError(f"there is no command {args[0]!r}{hint} (see onnxloc --help)")
+        return super().resolve_command(ctx, args)
+
+
+def _version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
+    if value and not ctx.resilient_parsing:
+        from importlib.metadata import version
+
+        click.echo(f"onnxloc {version('onnxloc')}")
+        ctx.exit()
+
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--version", is_flag=True, expose_value=False, is_eager=True, callback=_version,
+              help="Show the version and exit.")  # fmt: skip
+@click.option("--debug", is_flag=True, expose_value=False,
+              help="Show the whole traceback of an error.")  # fmt: skip
+def cli() -> None:
+    """Find and ablate functional networks in any ONNX model.
+
+    \b
+    Examples:
+      onnxloc demo                      the whole way, on a 135M language model
+      onnxloc fetch smollm2-135m        get a model
+      onnxloc localize smollm2-135m -o runs/language
+      onnxloc ablate smollm2-135m --network runs/language -o runs/ablation
+      onnxloc report runs/ablation
+
+    Exit status: 0 if all went well, 2 if the input cannot be used (one line on standard error says
+    why), 130 if interrupted.
+    """  # noqa: D301
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command line; the exit status is returned.
+
+    Parameters
+    ----------
+    argv : sequence of str, optional
+        The words behind ``onnxloc``; those of the process if not given.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in words
+    words = [word for word in words if word != "--debug"]
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        status: Any = cli.main(words, prog_name="onnxloc", standalone_mode=False)
+    except click.exceptions.Exit as error:
+        return error.exit_code
+    except click.ClickException as error:
+        return _fail(error.format_message(), error if debug else None)
+    except OnnxlocError as error:
+        return _fail(str(error), error if debug else None)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("onnxloc: interrupted; nothing was left half-written", err=True)
+        return 130
+    except BrokenPipeError:
+        # The reader of our output is gone, so nobody is left to be told.
+        sys.stderr.close()
+        return 0
+    return status if isinstance(status, int) else 0
+
+
+def _terminate(_: int, __: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _fail(message: str, error: Exception | None) -> int:
+    if error is not None:
+        import traceback
+
+        traceback.print_exception(error)
+    click.echo(f"onnxloc: error: {' '.join(message.split())}", err=True)
+    return 2

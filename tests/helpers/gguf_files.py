@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache, cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ def tiny_vocabulary(count: int = 120) -> Vocabulary:
     for _ in range(count):
         pairs: Counter[tuple[str, str]] = Counter()
         for word, times in words.items():
-            for pair in zip(word, word[1:], strict=False):
+            for pair in pairwise(word):
                 pairs[pair] += times
         best = min(pairs, key=lambda pair: (-pairs[pair], pair))
         merges.append(best)
@@ -109,7 +110,7 @@ class TinyModel:
 
     @cached_property
     def weights(self) -> dict[str, np.ndarray]:
-        """Weights by GGUF name, after quantisation, before the rows are put in llama.cpp's order."""
+        """Dequantised weights by GGUF name, before the rows are put in llama.cpp's order."""
         draw = np.random.default_rng(self.seed)
         queries, keys = self.heads * self.head_width, self.kv_heads * self.head_width
 

@@ -1,4 +1,3 @@
-import os
 import struct
 
 import numpy as np
@@ -31,6 +30,10 @@ def run(folder, ids=IDS, mask=MASK, positions=POSITIONS):
 
 def export(model, tmp_path, **options):
     return GGUFExporter(**options).export(model.write(tmp_path / "m.gguf"), tmp_path / "bundle")
+
+
+def only_the_source(folder):
+    return [path.name for path in folder.iterdir()] == ["m.gguf"]
 
 
 MODELS = {
@@ -83,9 +86,9 @@ def test_float16(tmp_path):
 
 def test_float16_refuses_what_it_cannot_hold(tmp_path):
     big = np.full(64, 70000, np.float32)
-    with pytest.raises(ExportError, match="output_norm.weight overflows float16"):
+    with pytest.raises(ExportError, match=r"output_norm.* overflows float16"):
         export(TinyModel(tensors={"output_norm.weight": big}), tmp_path, dtype="float16")
-    assert os.listdir(tmp_path) == ["m.gguf"]
+    assert only_the_source(tmp_path)
 
 
 def test_rows_do_not_touch_each_other(tmp_path):
@@ -243,7 +246,7 @@ def test_what_is_not_known_is_refused(model, message, tmp_path):
     with pytest.raises(ExportError, match=message) as caught:
         export(model, tmp_path)
     assert "\n" not in str(caught.value)
-    assert os.listdir(tmp_path) == ["m.gguf"]
+    assert only_the_source(tmp_path)
 
 
 def test_files_that_are_not_gguf(tmp_path):
@@ -297,7 +300,7 @@ def test_a_file_cut_short_leaves_nothing(data, whole_file, tmp_path_factory):
     with pytest.raises(ExportError) as caught:
         GGUFExporter().export(path, folder / "out")
     assert "\n" not in str(caught.value)
-    assert os.listdir(folder) == ["m.gguf"]
+    assert only_the_source(folder)
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
@@ -313,10 +316,13 @@ def test_a_changed_header_gives_a_clear_error_or_a_sound_graph(data, whole_file,
     try:
         GGUFExporter().export(path, folder / "out")
     except OnnxlocError as error:
-        assert "\n" not in str(error)
-        assert os.listdir(folder) == ["m.gguf"]
+        message = str(error)
     else:
         assert np.isfinite(run(folder / "out")).all()
+        return
+    assert message
+    assert "\n" not in message
+    assert only_the_source(folder)
 
 
 def test_an_interrupt_leaves_nothing(tmp_path, monkeypatch):
@@ -332,7 +338,7 @@ def test_an_interrupt_leaves_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(module._Weights, "read", stop)
     with pytest.raises(KeyboardInterrupt):
         export(TinyModel(), tmp_path)
-    assert os.listdir(tmp_path) == ["m.gguf"]
+    assert only_the_source(tmp_path)
 
 
 def test_a_bundle_is_replaced_only_by_force(tmp_path):

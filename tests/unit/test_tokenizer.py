@@ -1,3 +1,5 @@
+from unicodedata import ucd_3_2_0
+
 import pytest
 from helpers.byte_bpe import sample_texts
 from helpers.gguf_files import TinyModel, metadata_bpe, tiny_vocabulary
@@ -44,11 +46,14 @@ def test_decoding_gives_the_text_back(pair):
             assert whole == text
 
 
+# Characters that are old enough for every library's tables.
+OLD = [chr(code) for code in range(0x3100) if ucd_3_2_0.category(chr(code)) != "Cn"]
+
+
 @settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
-@given(text=st.text(st.characters(max_codepoint=0x2FFF, exclude_categories=["Cs", "Cn"])))
+@given(text=st.text(st.sampled_from(OLD)))
 def test_agrees_on_any_text(pair, text):
     tokenizer, reference = pair
-    # Only characters that were in Unicode 13, so that all tables know them.
     assert tokenizer.encode(text).ids == reference.encode(text)
 
 

@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxloc.choose import count_for_percent, range_units, significant_units, top_units
-from onnxloc.commands import localize_command
 from onnxloc.errors import OptionError
 from onnxloc.folder import new_folder
 from onnxloc.graph.plan import Plan, Pool, Tap
@@ -173,14 +172,13 @@ class Localization:
 
         counts = [site.units for site in self.sites]
 
-        def column(values: Sequence[str]) -> pd.Categorical:
+        def column(values: Sequence[str]) -> object:
             kinds = list(dict.fromkeys(values))
             codes = np.repeat([kinds.index(value) for value in values], counts)
             return pd.Categorical.from_codes(codes.tolist(), categories=pd.Index(kinds))
 
-        blocks = [-1 if site.block is None else site.block for site in self.sites]
-        block = pd.array(np.repeat(blocks, counts), dtype="Int32")
-        block[block == -1] = pd.NA
+        blocks = np.array([-1 if s.block is None else s.block for s in self.sites], np.int32)
+        block = pd.arrays.IntegerArray(np.repeat(blocks, counts), np.repeat(blocks < 0, counts))
         c = self.contrast
         return pd.DataFrame(
             {
@@ -225,6 +223,7 @@ def localize(
     options: LocalizeOptions | None = None,
     runtime: RuntimeOptions | None = None,
     *,
+    command: str = "",
     show_progress: bool = False,
 ) -> Localization:
     """Find the units that respond more to the positive condition than to the control.
@@ -232,6 +231,21 @@ def localize(
     Each text is run through the model, the tokens of each site are pooled inside the graph, and the
     two conditions are compared for each unit by Welch's t-test on streaming moments: memory does
     not grow with the number of texts.
+
+    Parameters
+    ----------
+    model : Model
+        What is localized in.
+    stimuli : StimulusSet
+        The two conditions.
+    options : LocalizeOptions, optional
+        What is read and how units are chosen.
+    runtime : RuntimeOptions, optional
+        Provider and threads.
+    command : str
+        The command line to put on record.
+    show_progress : bool
+        Draw a bar, if standard error is a terminal.
 
     Raises
     ------
@@ -270,10 +284,10 @@ def localize(
     done = time.perf_counter()
     step = Step(
         step="localize",
-        command=localize_command(model, stimuli, options, cut=cut, bos=bos),
+        command=command,
         parameters={
             "model": model.bundle.info.name,
-            "localizer": stimuli.name,
+            "localizer": stimuli.source,
             "sites": list(options.sites),
             "pool": options.pool,
             "max_tokens": cut,

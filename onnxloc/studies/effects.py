@@ -147,9 +147,7 @@ def _difference(a: Floats, b: Floats, seed: int) -> dict[str, float]:
     }
 
 
-def _groups(
-    task: Task, intact: Floats, network: Floats, controls: Floats
-) -> list[dict[str, Any]]:
+def _groups(task: Task, intact: Floats, network: Floats, controls: Floats) -> list[dict[str, Any]]:
     names = np.array([item.group for item in task.items])
     groups = list(dict.fromkeys(names.tolist()))
     if len(groups) == 1:

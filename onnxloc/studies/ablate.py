@@ -10,8 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxloc.choose import count_for_percent, top_units
-from onnxloc.commands import ablate_command
-from onnxloc.effects import Condition, TaskScores, effects_table, summarise
 from onnxloc.errors import OptionError
 from onnxloc.folder import new_folder
 from onnxloc.graph.plan import Edit, Plan, Tap, TargetLogProbs
@@ -34,6 +32,7 @@ from onnxloc.store import (
     write_summary,
     write_table,
 )
+from onnxloc.studies.effects import Condition, TaskScores, effects_table, summarise
 from onnxloc.tasks import Task
 
 if TYPE_CHECKING:
@@ -177,6 +176,8 @@ def ablate(
     runtime: RuntimeOptions | None = None,
     *,
     t: NDArray[np.float64] | None = None,
+    command: str = "",
+    force_model: bool = False,
     show_progress: bool = False,
 ) -> Ablation:
     """Score tasks with the network ablated, with random controls ablated, and intact.
@@ -185,8 +186,24 @@ def ablate(
 
     Parameters
     ----------
+    model : Model
+        What is ablated.
+    network : Network
+        The units to ablate.
+    tasks : sequence of Task
+        What is scored; their names differ.
+    options : AblateOptions, optional
+        How units are ablated.
+    runtime : RuntimeOptions, optional
+        Provider and threads.
     t : ndarray of float64, [units], optional
-        What ranks the units, needed for `options.percents`.
+        What ranks the units, needed for `options.percents`; see `rank_of_run`.
+    command : str
+        The command line to put on record.
+    force_model : bool
+        Use a network of another model.
+    show_progress : bool
+        Draw a bar, if standard error is a terminal.
 
     Raises
     ------
@@ -198,7 +215,9 @@ def ablate(
     started = time.perf_counter()
     if not tasks:
         raise OptionError("there is no task to score")
-    network.check_model(model.graph.hash)
+    if len({task.name for task in tasks}) != len(tasks):
+        raise OptionError("two tasks have the same name; give each once")
+    network.check_model(model.graph.hash, force_model)
     if options.limit:
         tasks = [task.limited(options.limit) for task in tasks]
     networks = _networks(network, options, t)
@@ -235,15 +254,13 @@ def ablate(
             "match": options.match,
             "n_controls": options.controls,
             "effects": [
-                entry
-                for result in results
-                for entry in summarise(result, sizes, seed=options.seed)
+                entry for result in results for entry in summarise(result, sizes, seed=options.seed)
             ],
         },
     }
     step = Step(
         step="ablate",
-        command=ablate_command(model, tasks, options),
+        command=command,
         parameters={
             "model": model.bundle.info.name,
             "tasks": [task.source for task in tasks],
@@ -275,7 +292,9 @@ def _networks(
     if not options.percents:
         sized = {100.0 * network.share: network}
     elif t is None:
-        raise OptionError("sizes in percent need the t-values of a run; give --network a run folder")
+        raise OptionError(
+            "sizes in percent need the t-values of a run; give --network a run folder"
+        )
     else:
         sized = {
             percent: network_from_flat(
@@ -359,18 +378,14 @@ def _score(
     ends = np.cumsum(lengths)
     logprobs = np.empty((n_conditions, int(ends[-1])))
     for batch, conditions in _rows(sequences, n_conditions, options.batch_size, pad):
-        edits = {
-            tensor: (mask[conditions], values[tensor]) for tensor, mask in masks.items()
-        }
+        edits = {tensor: (mask[conditions], values[tensor]) for tensor, mask in masks.items()}
         found = session.target_logprobs(batch, edits)
         for text, condition, row in zip(batch.rows, conditions, found, strict=True):
             logprobs[condition, ends[text] - lengths[text] : ends[text]] = row
         progress.add(len(batch.rows))
     per_item = len(task.items[0].texts)
     scores = [
-        task.score(
-            [texts[i : i + per_item] for i in range(0, len(texts), per_item)]
-        )
+        task.score([texts[i : i + per_item] for i in range(0, len(texts), per_item)])
         for texts in (np.split(row, ends[:-1]) for row in logprobs)
     ]
     return np.stack(scores), lengths[::per_item]

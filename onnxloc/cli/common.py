@@ -1,0 +1,128 @@
+"""Options that several commands share."""
+
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from onnxloc.errors import ModelError, OptionError
+
+if TYPE_CHECKING:
+    from onnxloc.runtime.model import Model
+
+__all__ = [
+    "PercentRange", "Percents", "apply", "force_option", "model_argument", "open_model",
+    "output_option", "runtime_options", "table", "typed_command",
+]  # fmt: skip
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+model_argument = click.argument("model", metavar="MODEL")
+
+force_option = click.option(
+    "--force", is_flag=True, help="Replace an output folder that onnxloc wrote before."
+)
+
+
+def output_option(help_text: str, **settings: Any) -> Callable[[F], F]:
+    """``-o`` for a folder to write."""
+    return click.option(
+        "-o", "--output", type=click.Path(path_type=Path), help=help_text, **settings
+    )
+
+
+_RUNTIME = (
+    click.option("--provider", default="cpu", show_default=True,
+                 help="What runs the graph: cpu or cuda."),
+    click.option("--threads", type=click.IntRange(min=0), default=0, show_default=True,
+                 help="Threads within an operator; 0: one for each core."),
+)  # fmt: skip
+
+
+def runtime_options(function: F) -> F:
+    """``--provider`` and ``--threads``."""
+    return apply(function, _RUNTIME)
+
+
+def apply(function: F, options: Sequence[Callable[[F], F]]) -> F:
+    """Add options in the order in which they are to be listed."""
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+def open_model(name: str) -> "Model":
+    """The model at a path, or fetched under a recipe's name.
+
+    Raises
+    ------
+    ModelError
+        If there is none.
+    """
+    from onnxloc.runtime.model import Model
+
+    if Path(name).exists():
+        return Model.open(name)
+    from onnxloc.fetch import home, recipes
+
+    if name in recipes():
+        folder = home() / "bundles" / name
+        if not folder.exists():
+            raise ModelError(f"{name} is not fetched yet; run: onnxloc fetch {name}")
+        return Model.open(folder)
+    known = ", ".join(recipes())
+    raise ModelError(f"there is no model at {name} (names that can be fetched: {known})")
+
+
+def typed_command() -> str:
+    """The command line of this process, for the record."""
+    return shlex.join(["onnxloc", *sys.argv[1:]])
+
+
+class Percents(click.ParamType[tuple[float, ...]]):
+    """Percentages with commas between."""
+
+    name = "PERCENT[,PERCENT…]"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[float, ...]:
+        """Parse ``0.125,0.25``."""
+        if isinstance(value, tuple):
+            return value
+        try:
+            return tuple(float(word) for word in str(value).split(","))
+        except ValueError:
+            raise OptionError(f"{value!r} is no list of percentages, such as 0.5,1") from None
+
+
+class PercentRange(click.ParamType[tuple[float, float]]):
+    """Two percentiles with a dash between."""
+
+    name = "LOW-HIGH"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[float, float]:
+        """Parse ``80-90``."""
+        if isinstance(value, tuple):
+            return value
+        low, dash, high = str(value).partition("-")
+        try:
+            if dash:
+                return float(low), float(high)
+        except ValueError:
+            pass
+        raise OptionError(f"{value!r} is no range of percentiles, such as 80-90")
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Print a table: the first column to the left, the others to the right."""
+    cells = [[str(cell) for cell in row] for row in (head, *rows)]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(head))]
+    for row in cells:
+        first, rest = row[0].ljust(widths[0]), zip(row[1:], widths[1:], strict=True)
+        click.echo("  ".join([first, *(cell.rjust(width) for cell, width in rest)]).rstrip())

@@ -1,0 +1,81 @@
+"""``onnxloc inspect``."""
+
+import json
+from collections import Counter
+
+import click
+
+from onnxloc.cli.common import model_argument, open_model, table
+
+
+@click.command("inspect")
+@model_argument
+@click.option(
+    "--sites",
+    multiple=True,
+    help="Pattern of the sites to list; may be given again. Default: those with a "
+    "canonical name; op:* is every operation.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def command(model: str, sites: tuple[str, ...], as_json: bool) -> None:
+    """List the sites of MODEL: anatomy, operator, axes, width.
+
+    \b
+    Examples:
+      onnxloc inspect smollm2-135m
+      onnxloc inspect model.onnx --sites 'op:*' --json
+    """  # noqa: D301
+    opened = open_model(model)
+    found = opened.sites
+    if sites:
+        chosen = found.match(sites, with_units=False)
+    else:
+        chosen = tuple(site for site in found if site.role != "op") or tuple(found)
+    info = opened.bundle.info
+    totals = {
+        "sites": len(found),
+        "sites with units": sum(site.units > 0 for site in found),
+        "units": sum(site.units for site in found),
+        "blocks": opened.blocks,
+        "units in block outputs": sum(site.units for site in found if site.role == "out"),
+    }
+    if as_json:
+        listed = [
+            {
+                "site": site.name,
+                "names": list(site.names),
+                "block": site.block,
+                "role": site.role,
+                "op_type": site.op_type,
+                "dtype": site.dtype,
+                "axes": [axis.value for axis in site.axes],
+                "shape": list(site.shape),
+                "units": site.units,
+                "scope": site.scope,
+            }
+            for site in chosen
+        ]
+        head = {"model": opened.description, "totals": totals, "sites": listed}
+        click.echo(json.dumps(head, indent=2, ensure_ascii=False))
+        return
+    click.echo(f"{info.name}  {info.architecture}  {info.dtype}  opset {opened.graph.opset}")
+    click.echo(f"model hash {opened.graph.hash}\n")
+    rows = [
+        [
+            site.name,
+            site.op_type,
+            ", ".join(
+                f"{axis.value} {size}" if size is not None else axis.value
+                for axis, size in zip(site.axes, site.shape, strict=True)
+            ),
+            site.dtype,
+            site.units or "-",
+        ]
+        for site in chosen
+    ]
+    table(["site", "op", "axes", "dtype", "units"], rows)
+    click.echo("")
+    for name, value in totals.items():
+        click.echo(f"{name}: {value:,}")
+    kinds = Counter(site.op_type for site in found).most_common()
+    click.echo("operations: " + ", ".join(f"{kind} {count}" for kind, count in kinds))

@@ -1,0 +1,1 @@
+"""The studies: localizing, ablating, and both in one go."""

@@ -1,0 +1,82 @@
+"""The real model for the integration tests: fetched once, opened once."""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from transformers import LlamaForCausalLM
+
+    from onnxloc.runtime.model import Model
+
+RECIPE = "smollm2-135m"
+FIGURES = pytest.StashKey[dict[str, str]]()
+
+
+@pytest.fixture(scope="session")
+def bundle_path() -> Path:
+    from onnxloc.fetch import fetch
+
+    return fetch(RECIPE)
+
+
+@pytest.fixture(scope="session")
+def gguf_path() -> Path:
+    from onnxloc.download import Digest, Source, get_file
+    from onnxloc.fetch import home, load_recipe
+
+    recipe = load_recipe(RECIPE)
+    return get_file(
+        Source.parse(recipe.source),
+        home() / "downloads",
+        file=Digest(recipe.sha256, recipe.size),
+        archive=Digest(recipe.archive_sha256, recipe.archive_size),
+        report=lambda *_: None,
+    )
+
+
+@pytest.fixture(scope="session")
+def model(bundle_path: Path) -> "Model":
+    from onnxloc.runtime.model import Model
+
+    return Model.open(bundle_path)
+
+
+@pytest.fixture(scope="session")
+def torch_model(gguf_path: Path) -> Iterator["LlamaForCausalLM"]:
+    import torch
+
+    # transformers looks on the hub for a chat template that it does not need.
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    from transformers import AutoModelForCausalLM
+
+    yield AutoModelForCausalLM.from_pretrained(
+        gguf_path.parent,
+        gguf_file=gguf_path.name,
+        attn_implementation="eager",
+        dtype=torch.float32,
+    ).eval()
+
+
+@pytest.fixture(scope="session")
+def figure(pytestconfig: pytest.Config) -> Callable[[str, float], None]:
+    """Note a figure that was seen; all are listed at the end of the run."""
+    figures = pytestconfig.stash.setdefault(FIGURES, {})
+
+    def note(what: str, value: float) -> None:
+        figures[what] = f"{value:.3g}"
+
+    return note
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    figures = config.stash.get(FIGURES, {})
+    if figures:
+        terminalreporter.section("figures seen")
+    for what, value in figures.items():
+        terminalreporter.write_line(f"{what}: {value}")
