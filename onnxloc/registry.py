@@ -8,13 +8,19 @@ from typing import Any
 
 from onnxloc.errors import OnnxlocError, OptionError
 
-__all__ = ["Registry", "did_you_mean"]
+__all__ = ["Registry", "did_you_mean", "one_line"]
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """A hint of the form ``; did you mean 'x'?``, or nothing if no known name is near."""
     near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
     return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def one_line(error: object, limit: int = 300) -> str:
+    """What a library says of an error, as one line of at most `limit` characters."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 class Registry:
@@ -63,5 +69,7 @@ class Registry:
             return getattr(importlib.import_module(module), attribute)
         except OnnxlocError:
             raise
-        except (ImportError, AttributeError) as error:
-            raise OptionError(f"the {self._kind} {name!r} cannot be loaded: {error}") from error
+        except (ImportError, AttributeError, ValueError) as error:
+            raise OptionError(
+                f"the {self._kind} {name!r} cannot be loaded: {one_line(error)}"
+            ) from error

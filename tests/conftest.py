@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from onnxloc.runtime.model import Model
 
 RECIPE = "smollm2-135m"
-FIGURES = pytest.StashKey[dict[str, str]]()
+FIGURES = pytest.StashKey[list[str]]()
 
 
 @pytest.fixture(scope="session")
@@ -64,10 +64,10 @@ def torch_model(gguf_path: Path) -> Iterator["LlamaForCausalLM"]:
 @pytest.fixture(scope="session")
 def figure(pytestconfig: pytest.Config) -> Callable[[str, float], None]:
     """Note a figure that was seen; all are listed at the end of the run."""
-    figures = pytestconfig.stash.setdefault(FIGURES, {})
+    figures = pytestconfig.stash.setdefault(FIGURES, [])
 
     def note(what: str, value: float) -> None:
-        figures[what] = f"{value:.3g}"
+        figures.append(f"{what}: {value:.3g}")
 
     return note
 
@@ -75,8 +75,8 @@ def figure(pytestconfig: pytest.Config) -> Callable[[str, float], None]:
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
-    figures = config.stash.get(FIGURES, {})
+    figures = config.stash.get(FIGURES, [])
     if figures:
         terminalreporter.section("figures seen")
-    for what, value in figures.items():
-        terminalreporter.write_line(f"{what}: {value}")
+    for line in figures:
+        terminalreporter.write_line(line)

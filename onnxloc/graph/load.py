@@ -7,17 +7,32 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import onnx
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 from onnx import GraphProto, ModelProto, TensorProto
 
-from onnxloc.bundle import Bundle
+from onnxloc.bundle import INFO_FILE, Bundle
 from onnxloc.errors import ModelError
 from onnxloc.folder import sha256_file
+from onnxloc.registry import one_line
 
-__all__ = ["Graph", "InputSpec", "attribute_graphs", "load_graph", "read_model", "walk_tensors"]
+__all__ = [
+    "PREFIX",
+    "Graph",
+    "InputSpec",
+    "attribute_graphs",
+    "load_graph",
+    "read_model",
+    "walk_tensors",
+]
 
+# What the rewriter adds bears names that begin so.
+PREFIX = "onnxloc."
 MIN_IR = 4
-MIN_OPSET = 7
+# What the rewriter adds is written in operators as they are from this version on.
+MIN_OPSET = 13
+MAX_PROTOBUF = 2**31 - 1
+# onnxruntime reads this location as an address in its own memory.
+MEMORY_TAG = "_ORT_MEM_ADDR_"
 
 
 @dataclass(frozen=True)
@@ -31,7 +46,8 @@ class InputSpec:
     dtype : int
         Element type, as in ``onnx.TensorProto``.
     dims : tuple of int, str or None
-        Fixed sizes, symbolic names, or None where nothing is known.
+        Fixed sizes, symbolic names, or None where nothing is known. Empty for a scalar, and where
+        not even the number of axes is known.
     """
 
     name: str
@@ -42,6 +58,8 @@ class InputSpec:
 @dataclass(frozen=True)
 class Graph:
     """A model's graph: functions inlined, types inferred, weights left on disk.
+
+    Its operator set is 13 or newer, and no initializer is an input too.
 
     Attributes
     ----------
@@ -59,25 +77,30 @@ class Graph:
 
     @cached_property
     def inputs(self) -> tuple[InputSpec, ...]:
-        """The graph's inputs that are not overridable initializers."""
-        constants = {tensor.name for tensor in self.proto.graph.initializer}
+        """What a run must feed: the graph's inputs."""
         return tuple(
             InputSpec(
                 value.name,
                 value.type.tensor_type.elem_type,
-                tuple(
-                    d.dim_value if d.HasField("dim_value") else d.dim_param or None
-                    for d in value.type.tensor_type.shape.dim
-                ),
+                tuple(_dim(d) for d in value.type.tensor_type.shape.dim),
             )
             for value in self.proto.graph.input
-            if value.name not in constants
         )
 
     @property
     def opset(self) -> int:
         """Version of the default operator set."""
-        return next((o.version for o in self.proto.opset_import if o.domain in ("", "ai.onnx")), 1)
+        return _opset(self.proto)
+
+
+def _dim(dim: onnx.TensorShapeProto.Dimension) -> int | str | None:
+    if dim.HasField("dim_value"):
+        return dim.dim_value if dim.dim_value > 0 else None
+    return dim.dim_param or None
+
+
+def _opset(proto: ModelProto) -> int:
+    return next((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), 1)
 
 
 def load_graph(bundle: Bundle) -> Graph:
@@ -89,8 +112,12 @@ def load_graph(bundle: Bundle) -> Graph:
         If the file is not an ONNX model, is damaged, or points outside its folder for weights.
     """
     proto = read_model(bundle.model_path)
-    locations = _check_external(proto, bundle)
-    digest = _hash(bundle, locations)
+    _check_names(proto, bundle.model_path)
+    try:
+        locations = _check_external(proto, bundle)
+        digest = _hash(bundle, locations)
+    except OSError as error:
+        raise ModelError(f"cannot read the weights: {one_line(error)}") from error
     return Graph(_normalised(proto, bundle.model_path), bundle.folder, digest)
 
 
@@ -103,11 +130,15 @@ def read_model(path: Path) -> ModelProto:
         If the file cannot be read or is not an ONNX model.
     """
     try:
-        proto = onnx.load(path, load_external_data=False)
-    except (DecodeError, ValueError) as error:
-        raise ModelError(f"{path} is not an ONNX model, or is damaged: {error}") from error
+        if path.stat().st_size > MAX_PROTOBUF:
+            raise ModelError(f"{path} is larger than 2 GiB; save its weights as external data")
+        # The format is said, or else onnx goes by the file's name.
+        proto = onnx.load(path, format="protobuf", load_external_data=False)
+        _check_text(proto)
     except OSError as error:
         raise ModelError(f"cannot read {path}: {error.strerror}") from error
+    except (DecodeError, ValueError) as error:
+        raise ModelError(f"{path} is not an ONNX model, or is damaged: {one_line(error)}") from error
     if not proto.graph.node or not proto.graph.output:
         raise ModelError(f"{path} is not an ONNX model, or is damaged: it has no operations")
     return proto
@@ -116,39 +147,73 @@ def read_model(path: Path) -> ModelProto:
 def attribute_graphs(node: onnx.NodeProto) -> Iterator[GraphProto]:
     """The subgraphs of a node: branches of an If, bodies of a Loop or Scan."""
     for attribute in node.attribute:
-        if attribute.type == onnx.AttributeProto.GRAPH:
+        if attribute.HasField("g"):
             yield attribute.g
-        elif attribute.type == onnx.AttributeProto.GRAPHS:
-            yield from attribute.graphs
+        yield from attribute.graphs
 
 
 def walk_tensors(graph: GraphProto) -> Iterator[TensorProto]:
     """Every constant tensor of a graph and its subgraphs."""
     yield from graph.initializer
     for sparse in graph.sparse_initializer:
-        yield sparse.values
-        yield sparse.indices
+        yield from (sparse.values, sparse.indices)
     for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.type == onnx.AttributeProto.TENSOR:
-                yield attribute.t
-        for inner in attribute_graphs(node):
-            yield from walk_tensors(inner)
+        yield from _node_tensors(node)
+
+
+def _node_tensors(node: onnx.NodeProto) -> Iterator[TensorProto]:
+    for attribute in node.attribute:
+        if attribute.HasField("t"):
+            yield attribute.t
+        yield from attribute.tensors
+        sparse = [attribute.sparse_tensor] if attribute.HasField("sparse_tensor") else []
+        for one in (*sparse, *attribute.sparse_tensors):
+            yield from (one.values, one.indices)
+    for inner in attribute_graphs(node):
+        yield from walk_tensors(inner)
+
+
+def _check_text(message: Message) -> None:
+    """Touch every text, so that one which is not UTF-8 fails here and nowhere later."""
+    for kind, value in message.ListFields():
+        if kind.message_type is not None:
+            for inner in (value,) if isinstance(value, Message) else value:
+                _check_text(inner)
+        elif kind.type == kind.TYPE_STRING and not isinstance(value, str):
+            list(value)
+
+
+def _check_names(proto: ModelProto, path: Path) -> None:
+    graphs = [proto.graph]
+    while graphs:
+        graph = graphs.pop()
+        values = (*graph.input, *graph.initializer)
+        names = [*(v.name for v in values), *(n for node in graph.node for n in node.output)]
+        for name in names:
+            if name.startswith(PREFIX):
+                raise ModelError(
+                    f"{path} has a tensor {name!r}; names that begin with {PREFIX!r} are kept for "
+                    "onnxloc: rename it, or take the model as it was before onnxloc changed it"
+                )
+        graphs.extend(inner for node in graph.node for inner in attribute_graphs(node))
 
 
 def _check_external(proto: ModelProto, bundle: Bundle) -> tuple[str, ...]:
     sizes: dict[str, int] = {}
-    for tensor in walk_tensors(proto.graph):
+    in_functions = (t for f in proto.functions for node in f.node for t in _node_tensors(node))
+    for tensor in (*walk_tensors(proto.graph), *in_functions):
         if tensor.data_location != TensorProto.EXTERNAL:
             continue
         entries = {entry.key: entry.value for entry in tensor.external_data}
         name = entries.get("location", "")
         if name not in sizes:
             sizes[name] = _external_size(bundle.folder, name, tensor.name)
-        try:
-            end = int(entries.get("offset", "0")) + int(entries.get("length", "0"))
-        except ValueError as error:
-            raise ModelError(f"{tensor.name}: bad offset or length of external data") from error
+        offset, length = (entries.get(key, "0") for key in ("offset", "length"))
+        if not all(text.isascii() and text.isdigit() and len(text) < 20 for text in (offset, length)):
+            raise ModelError(
+                f"{tensor.name}: bad offset {offset!r:.30} or length {length!r:.30} of external data"
+            )
+        end = int(offset) + int(length)
         if end > sizes[name]:
             raise ModelError(
                 f"{bundle.folder / name} is too short: {tensor.name} ends at byte {end}, "
@@ -159,9 +224,14 @@ def _check_external(proto: ModelProto, bundle: Bundle) -> tuple[str, ...]:
 
 def _external_size(folder: Path, name: str, tensor: str) -> int:
     parts = PurePosixPath(name).parts + PureWindowsPath(name).parts
-    outside = not name or PurePosixPath(name).is_absolute() or PureWindowsPath(name).is_absolute()
+    outside = (
+        not name
+        or PurePosixPath(name).is_absolute()
+        or PureWindowsPath(name).anchor
+        or MEMORY_TAG in name
+    )
     if outside or ".." in parts or "\0" in name:
-        raise ModelError(f"{tensor}: external data {name!r} lies outside the model's folder")
+        raise ModelError(f"{tensor}: external data {name!r:.200} lies outside the model's folder")
     file = folder / name
     if file.is_symlink() or not file.resolve().is_relative_to(folder.resolve()):
         raise ModelError(f"{tensor}: external data {name!r} is a link; put the file itself there")
@@ -173,43 +243,51 @@ def _external_size(folder: Path, name: str, tensor: str) -> int:
 def _hash(bundle: Bundle, locations: tuple[str, ...]) -> str:
     digest = hashlib.sha256(sha256_file(bundle.model_path).encode())
     for name in locations:
-        file = bundle.folder / name
-        known = bundle.info.files.get(name)
-        # Hashing gigabytes at each start would cost seconds; a recorded hash of a file of the
-        # recorded size is trusted.
-        recorded = known is not None and known.size == file.stat().st_size
-        value = known.sha256 if known is not None and recorded else sha256_file(file)
-        digest.update(f"{name}:{value}".encode())
+        digest.update(f"{name}:{_recorded(bundle, name) or sha256_file(bundle.folder / name)}".encode())
     return digest.hexdigest()
 
 
+def _recorded(bundle: Bundle, name: str) -> str | None:
+    """The hash of a weights file that ``bundle.json`` records, if it can be trusted.
+
+    Hashing gigabytes at each start would cost seconds. A file of another size than was recorded, or
+    written after the record, is hashed again.
+    """
+    known = bundle.info.files.get(name)
+    if known is None:
+        return None
+    file, record = (bundle.folder / name).stat(), (bundle.folder / INFO_FILE).stat()
+    fits = known.size == file.st_size and file.st_mtime_ns <= record.st_mtime_ns
+    return known.sha256 if fits else None
+
+
 def _normalised(proto: ModelProto, path: Path) -> ModelProto:
-    proto = _raise_versions(proto, path)
-    proto = _inline(proto, path)
+    proto = _raise_versions(_inline(proto, path), path)
     try:
-        proto = onnx.shape_inference.infer_shapes(proto, strict_mode=False, data_prop=True)
-    except (onnx.shape_inference.InferenceError, ValueError, RuntimeError):
+        return onnx.shape_inference.infer_shapes(proto, strict_mode=False, data_prop=True)
+    except (onnx.shape_inference.InferenceError, DecodeError, ValueError, RuntimeError):
         # Types that inference cannot give are found by running the graph (see runtime.probe).
-        pass
-    return proto
+        return proto
 
 
 def _raise_versions(proto: ModelProto, path: Path) -> ModelProto:
-    if Graph(proto, path.parent, "").opset < MIN_OPSET:
-        try:
-            proto = onnx.version_converter.convert_version(proto, MIN_OPSET)
-        except (RuntimeError, ValueError) as error:
-            raise ModelError(
-                f"{path} uses an operator set older than {MIN_OPSET} and cannot be converted: "
-                f"{str(error).splitlines()[0]}"
-            ) from error
-    # From IR version 4 on, an initializer need not be an input too: what we add relies on it.
     if proto.ir_version < MIN_IR:
         proto.ir_version = MIN_IR
-        constants = {tensor.name for tensor in proto.graph.initializer}
-        kept = [value for value in proto.graph.input if value.name not in constants]
-        del proto.graph.input[:]
-        proto.graph.input.extend(kept)
+    if _opset(proto) < MIN_OPSET:
+        try:
+            proto = onnx.version_converter.convert_version(proto, MIN_OPSET)
+        except (onnx.version_converter.ConvertError, DecodeError, RuntimeError, ValueError) as error:
+            raise ModelError(
+                f"{path} uses an operator set older than {MIN_OPSET} and cannot be converted: "
+                f"{one_line(error)}"
+            ) from error
+    # An initializer that is an input too could be overridden. Nothing here does so, and onnxruntime
+    # does not fold such constants.
+    constants = {tensor.name for tensor in proto.graph.initializer}
+    constants |= {sparse.values.name for sparse in proto.graph.sparse_initializer}
+    kept = [value for value in proto.graph.input if value.name not in constants]
+    del proto.graph.input[:]
+    proto.graph.input.extend(kept)
     return proto
 
 
@@ -218,20 +296,48 @@ def _inline(proto: ModelProto, path: Path) -> ModelProto:
         return proto
     import onnx.inliner
 
-    # The inliner skips, in silence, a function that imports a domain at another version than the
-    # model does.
-    versions = {o.domain: o for o in proto.opset_import}
+    _align_versions(proto)
+    try:
+        # A function that still imports a domain at another version is converted; without that the
+        # inliner skips it in silence.
+        proto = onnx.inliner.inline_local_functions(proto, convert_version=True)
+    except (
+        onnx.checker.ValidationError,
+        onnx.version_converter.ConvertError,
+        DecodeError,
+        RuntimeError,
+        ValueError,
+    ) as error:
+        raise ModelError(f"{path}: its functions cannot be inlined: {one_line(error)}") from error
+    if proto.functions:
+        names = ", ".join(f.name for f in proto.functions)
+        raise ModelError(f"{path}: these functions cannot be inlined: {names:.200}")
+    return proto
+
+
+def _align_versions(proto: ModelProto) -> None:
+    """Give each function the model's version of a domain where its operators are the same in both.
+
+    The inliner's own conversion knows the default domain only.
+    """
+    versions = {o.domain: o.version for o in proto.opset_import}
     for function in proto.functions:
         for entry in function.opset_import:
             if entry.domain not in versions:
                 proto.opset_import.add(domain=entry.domain, version=entry.version)
-                versions[entry.domain] = proto.opset_import[-1]
-            entry.version = versions[entry.domain].version
+                versions[entry.domain] = entry.version
+            wanted = versions[entry.domain]
+            used = {node.op_type for node in function.node if node.domain == entry.domain}
+            if all(
+                _since(op, entry.domain, entry.version) == _since(op, entry.domain, wanted)
+                for op in used
+            ):
+                entry.version = wanted
+
+
+def _since(op: str, domain: str, version: int) -> int | None:
+    """The version in which an operator took its present form; None if onnx does not know it."""
     try:
-        proto = onnx.inliner.inline_local_functions(proto)
-    except (RuntimeError, ValueError) as error:
-        raise ModelError(f"{path}: its functions cannot be inlined: {error}") from error
-    if proto.functions:
-        names = ", ".join(f.name for f in proto.functions)
-        raise ModelError(f"{path}: these functions cannot be inlined: {names}")
-    return proto
+        return int(onnx.defs.get_schema(op, version, domain).since_version)
+    except onnx.defs.SchemaError:
+        return None

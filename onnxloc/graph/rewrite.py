@@ -16,6 +16,7 @@ from onnx import ModelProto, TensorProto, helper
 
 from onnxloc.errors import ModelError
 from onnxloc.graph.load import Graph, walk_tensors
+from onnxloc.graph.narrow import narrow
 from onnxloc.graph.plan import Edit, Plan, Tap
 from onnxloc.graph.sites import Axis, Site, SiteTable
 from onnxloc.graph.topology import Topology
@@ -76,6 +77,7 @@ def instrument(graph: Graph, sites: SiteTable, plan: Plan) -> Instrumented:
     if graph.opset < MIN_FRAGMENT_OPSET:
         proto = _converted(proto)
     writer = _Writer(graph, proto, sites)
+    writer.narrow(plan)
     edit_inputs = {edit.site: writer.edit(edit) for edit in plan.edits}
     tap_outputs = {tap: writer.tap(tap) for tap in plan.taps}
     if plan.head is not None:
@@ -106,6 +108,7 @@ class _Writer:
         self.sites = sites
         self.output_types: dict[str, int] = {}
         self.renamed: dict[str, str] = {}
+        self.narrowed: frozenset[str] = frozenset()
         opset = max(graph.opset, MIN_FRAGMENT_OPSET)
         # One fragment for what follows the nodes of the model, one for each edit, which must stand
         # right behind the node whose output it changes.
@@ -113,6 +116,19 @@ class _Writer:
         self.tail = _Fragment(opset, "tail")
         self.edits: dict[str, _Fragment] = {}
         self.inputs: dict[str, tuple[int, list[int | str]]] = {}
+
+    # --- narrowing -----------------------------------------------------------------------------
+
+    def narrow(self, plan: Plan) -> None:
+        """Compute only the last token of what only the last token is read of."""
+        last = {self.sites.find(tap.site).tensor for tap in plan.taps if tap.pool == "last"}
+        whole = {self.sites.find(tap.site).tensor for tap in plan.taps if tap.pool != "last"}
+        whole |= {self.sites.find(edit.site).tensor for edit in plan.edits} | set(plan.outputs)
+        if plan.head is not None:
+            whole.add(self.sites.find(plan.head.logits).tensor)
+        self.narrowed = narrow(self.proto, self.sites, last, whole, LAST_INDEX)
+        if self.narrowed:
+            self.inputs[LAST_INDEX] = (TensorProto.INT64, ["onnxloc.batch"])
 
     # --- edits ---------------------------------------------------------------------------------
 
@@ -168,6 +184,8 @@ class _Writer:
 
     def pool(self, tap: Tap, site: Site, source: str) -> str:
         fragment = self.tail
+        if site.tensor in self.narrowed:
+            return fragment.op("Reshape", [source, fragment.ints([0, site.units])])
         heads = (Axis.BATCH, Axis.FEATURE, Axis.TOKEN, Axis.FEATURE)
         if tap.pool == "last" and site.axes == heads:
             # Gathering inside the head axis spares a transpose of the whole tensor.

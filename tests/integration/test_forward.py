@@ -1,5 +1,7 @@
 """The exported model computes what the same weights compute in torch."""
 
+import copy
+
 import numpy as np
 import pytest
 from helpers.torch_reference import forward, target_logprobs
@@ -51,27 +53,44 @@ def test_the_model_has_thirty_blocks(model):
     assert model.blocks == 30
 
 
+@pytest.fixture(scope="module")
+def precise_torch_model(torch_model):
+    """The same with matrix products in float64, so that torch's own rounding is not in the way."""
+    return copy.deepcopy(torch_model).double()
+
+
 @pytest.mark.parametrize(
     ("rows", "repeats"),
     [([0], 1), ([2], 1), ([3], 1), ([0, 1, 2, 3, 4, 5], 1), ([5, 2, 0], 5)],
     ids=["one row", "one token", "one long row", "mixed lengths", "many rows"],
 )
 def test_block_outputs_and_logits_are_those_of_torch(
-    rows, repeats, whole, sequences, torch_model, figure
+    rows, repeats, whole, sequences, torch_model, precise_torch_model, figure
 ):
     batch = filled([sequences[row] for row in rows], repeats)
     ours, logits = block_outputs(whole, batch), whole.outputs(batch)["logits"]
-    theirs, their_logits = forward(torch_model, batch.ids, batch.mask)
-    assert ours.shape == theirs.shape
-    worst = np.abs(ours - theirs)[:, batch.mask].max()
-    difference = np.abs(logits - their_logits)[batch.mask].max()
-    relative = difference / np.abs(their_logits[batch.mask]).max()
+    precise, precise_logits = forward(precise_torch_model, batch.ids, batch.mask)
+    single, _ = forward(torch_model, batch.ids, batch.mask)
+    assert ours.shape == precise.shape == (30, *batch.ids.shape, 576)
     shape = "x".join(map(str, batch.ids.shape))
-    figure(f"block outputs, {shape} tokens, max abs difference from torch", worst)
-    figure(f"logits, {shape} tokens, max relative difference from torch", relative)
-    assert worst <= 2e-3
-    assert relative <= 1e-3
-    assert (logits.argmax(-1) == their_logits.argmax(-1))[batch.mask].all()
+    later = batch.mask.copy()
+    later[:, 0] = False
+    # The first token of a text carries values of up to 24,000, where float32 itself has steps of
+    # 0.002 and torch in float32 is 0.02 away from torch in float64.
+    first = np.abs(ours - precise)[:, :, 0].max() / np.abs(precise[:, :, 0]).max()
+    figure(f"block outputs, {shape} tokens: first token, error / largest value", first)
+    assert first <= 1e-5
+    if later.any():
+        worst = np.abs(ours - precise)[:, later].max()
+        figure(f"block outputs, {shape} tokens: later tokens, max abs error", worst)
+        figure("  the same against torch in float32", np.abs(ours - single)[:, later].max())
+        figure("  torch in float32 has", np.abs(single - precise)[:, later].max())
+        assert worst <= 2e-3
+    error = np.abs(logits - precise_logits)[batch.mask].max()
+    relative = error / np.abs(precise_logits[batch.mask]).max()
+    figure(f"logits, {shape} tokens: max error / largest logit", relative)
+    assert relative <= 1e-4
+    assert (logits.argmax(-1) == precise_logits.argmax(-1))[batch.mask].all()
 
 
 def test_a_batch_is_its_rows_run_singly(whole, sequences, figure):
