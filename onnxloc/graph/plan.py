@@ -32,7 +32,8 @@ class Tap:
 
     def __post_init__(self) -> None:
         if self.pool not in get_args(Pool):
-            raise OptionError(f"there is no pooling {self.pool!r} (known: {get_args(Pool)})")
+            known = ", ".join(get_args(Pool))
+            raise OptionError(f"there is no pooling {self.pool!r} (known: {known})")
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,8 @@ class Edit:
     form : {"replace", "affine"}
         "replace": ``y = where(mask, value, x)``. "affine": ``y = where(mask, 0, x * scale) +
         shift``. Every operand is fed as ``[batch or 1, tokens or 1, units]``. A zeroed unit is
-        replaced and not multiplied by 0, which would turn an infinity into NaN.
+        replaced and not multiplied by 0, which would turn an infinity into NaN. The shift that
+        changes nothing is -0.0: adding +0.0 turns -0.0 into +0.0.
     """
 
     site: str
@@ -54,7 +56,8 @@ class Edit:
 
     def __post_init__(self) -> None:
         if self.form not in get_args(EditForm):
-            raise OptionError(f"there is no edit {self.form!r} (known: {get_args(EditForm)})")
+            known = ", ".join(get_args(EditForm))
+            raise OptionError(f"there is no edit {self.form!r} (known: {known})")
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,8 @@ class Plan:
             raise OptionError("a plan taps each site at most once with each pooling")
         if len({edit.site for edit in self.edits}) != len(self.edits):
             raise OptionError("a plan edits each site at most once")
+        if len(set(self.outputs)) != len(self.outputs):
+            raise OptionError("a plan keeps each output at most once")
         if not (self.taps or self.head or self.outputs):
             raise OptionError("a plan must read something: a tap, a head or an output")
 

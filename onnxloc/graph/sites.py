@@ -6,9 +6,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cached_property, lru_cache
+from typing import overload
 
 import numpy as np
-from onnx import ModelProto
+from numpy.typing import NDArray
+from onnx import ModelProto, NodeProto, TensorProto
 
 from onnxloc.errors import AnatomyError
 from onnxloc.graph.topology import Topology
@@ -16,7 +18,9 @@ from onnxloc.registry import did_you_mean
 
 __all__ = ["Axis", "Site", "SiteTable", "Trace", "candidate_tensors", "find_sites", "probe_sizes"]
 
-FLOATS = ("float16", "float32", "float64", "bfloat16")
+# numpy has no bfloat16, and onnxruntime cannot hand one out.
+FLOATS = ("float16", "float32", "float64")
+FLOAT_TYPES = (TensorProto.FLOAT16, TensorProto.FLOAT, TensorProto.DOUBLE)
 
 
 class Axis(StrEnum):
@@ -33,11 +37,13 @@ class Axis(StrEnum):
 class Trace:
     """What running the graph showed of one tensor: its dtype and its shape in each run.
 
-    A shape is None where the tensor could not be read in that run.
+    A shape is None where the tensor could not be read in that run. `batch_first` is false of a
+    tensor in whose merged axis the tokens of one row do not stand together.
     """
 
     dtype: str
     shapes: tuple[tuple[int, ...] | None, ...]
+    batch_first: bool = True
 
 
 @dataclass(frozen=True)
@@ -106,8 +112,9 @@ class SiteTable(Sequence[Site]):
 
     def __init__(self, sites: Iterable[Site]) -> None:
         self._sites = tuple(sites)
-        self._by_name = {name: site for site in self._sites for name in site.names}
-        self._by_name.update({site.tensor: site for site in self._sites})
+        self._by_tensor = {site.tensor: site for site in self._sites}
+        # Where a tensor's own name is another site's canonical name, the canonical name wins.
+        self._by_name = self._by_tensor | {n: site for site in self._sites for n in site.names}
 
     def __len__(self) -> int:
         return len(self._sites)
@@ -115,8 +122,27 @@ class SiteTable(Sequence[Site]):
     def __iter__(self) -> Iterator[Site]:
         return iter(self._sites)
 
-    def __getitem__(self, key):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN204
+    @overload
+    def __getitem__(self, key: int) -> Site: ...
+
+    @overload
+    def __getitem__(self, key: slice) -> tuple[Site, ...]: ...
+
+    def __getitem__(self, key: int | slice) -> Site | tuple[Site, ...]:
         return self._sites[key]
+
+    def tensor(self, name: str) -> Site:
+        """The site of a tensor, by the tensor's own name and nothing else, as plans name it.
+
+        Raises
+        ------
+        AnatomyError
+            If there is none.
+        """
+        if name not in self._by_tensor:
+            hint = did_you_mean(name, self._by_tensor)
+            raise AnatomyError(f"the model has no site of a tensor {name!r}{hint}")
+        return self._by_tensor[name]
 
     def find(self, name: str) -> Site:
         """The site of a canonical name, of ``op:<tensor>``, or of a tensor.
@@ -135,8 +161,9 @@ class SiteTable(Sequence[Site]):
         """The sites that match any of `patterns`, in the order of the graph.
 
         In a pattern ``*`` stands for any characters but a dot, ``**`` for any characters, ``?`` for
-        one character; behind ``op:`` the two stars mean the same. With `with_units`, sites without
-        units are passed over.
+        one character but a dot. A pattern that begins with ``op:`` is held against ``op:<tensor>``
+        of every site, and there a dot is like any other character; other patterns are held
+        against the canonical names. With `with_units`, sites without units are passed over.
 
         Raises
         ------
@@ -146,10 +173,15 @@ class SiteTable(Sequence[Site]):
         chosen: dict[str, Site] = {}
         for pattern in patterns:
             expression = _glob(pattern)
-            found = [s for s in self._sites if any(expression.fullmatch(n) for n in s.names)]
+            op = pattern.startswith("op:")
+            found = [
+                site
+                for site in self._sites
+                if any(expression.fullmatch(n) for n in site.names if n.startswith("op:") == op)
+            ]
             if not found:
-                known = sorted({site.name for site in self._sites if site.role != "op"})
-                hint = did_you_mean(pattern, known)
+                names = {n for s in self._sites for n in s.names if n.startswith("op:") == op}
+                hint = did_you_mean(pattern, sorted(names))
                 raise AnatomyError(
                     f"no site matches {pattern!r}{hint}; `onnxloc inspect` lists the sites"
                 )
@@ -165,18 +197,13 @@ class SiteTable(Sequence[Site]):
 
 @lru_cache(maxsize=64)
 def _glob(pattern: str) -> re.Pattern[str]:
-    any_dot = pattern.startswith("op:")
-    out = []
-    for part in re.split(r"(\*\*|\*|\?)", pattern):
-        if part == "**" or (part == "*" and any_dot):
-            out.append(".*")
-        elif part == "*":
-            out.append("[^.]*" if not any_dot else ".*")
-        elif part == "?":
-            out.append("." if any_dot else "[^.]")
-        else:
-            out.append(re.escape(part))
-    return re.compile("".join(out), re.DOTALL)
+    one = "." if pattern.startswith("op:") else "[^.]"
+    meaning = {"**": ".*", "*": f"{one}*", "?": one}
+    parts = re.split(r"(\*\*+|\*|\?)", pattern)
+    return re.compile(
+        "".join(meaning.get(part[:2] if "*" in part else part) or re.escape(part) for part in parts),
+        re.DOTALL,
+    )
 
 
 def candidate_tensors(proto: ModelProto, topology: Topology) -> tuple[str, ...]:
@@ -184,49 +211,45 @@ def candidate_tensors(proto: ModelProto, topology: Topology) -> tuple[str, ...]:
 
     Types come from type inference; what it does not know is a candidate.
     """
-    float_types = {1, 10, 11, 16}
-    known = {
-        v.name: v.type.tensor_type.elem_type
-        for v in (*proto.graph.value_info, *proto.graph.output)
-        if v.type.HasField("tensor_type")
-    }
-    other = {
-        v.name
-        for v in (*proto.graph.value_info, *proto.graph.output)
-        if v.type.WhichOneof("value") not in (None, "tensor_type")
+    values = (*proto.graph.value_info, *proto.graph.output)
+    excluded = {
+        value.name
+        for value in values
+        if value.type.WhichOneof("value") not in (None, "tensor_type")
+        or value.type.tensor_type.elem_type not in (TensorProto.UNDEFINED, *FLOAT_TYPES)
     }
     return tuple(
         name
         for node in topology.nodes
         for name in node.output
-        if name
-        and name in topology.dynamic
-        and name not in other
-        and known.get(name, 0) in float_types | {0}
+        if name and name in topology.dynamic and name not in excluded
     )
 
 
 def probe_sizes() -> tuple[tuple[int, int], tuple[int, int]]:
     """Batch and length of the two probing runs.
 
-    No two of 2, 3, 5, 7, 10 and 21 change alike, so an axis that goes from 2 to 3 is the batch,
-    from 5 to 7 the tokens, from 10 to 21 both merged, whatever other sizes the graph holds.
+    An axis that goes from 2 to 3 is the batch, from 5 to 7 the tokens, from 10 to 21 both merged. A
+    size that the graph itself fixes is the same in both runs.
     """
     return (2, 5), (3, 7)
 
 
 def find_sites(
-    proto: ModelProto,
     topology: Topology,
     traces: Mapping[str, Trace],
     sizes: Sequence[tuple[int, int]] | None = None,
 ) -> tuple[Site, ...]:
     """Sites of the top-level graph, with the meaning of their axes, from two runs of the graph.
 
+    Where the graph fixes the batch or the length, running cannot tell which axes follow it: then
+    the first axis is the batch if it has that size, and the first axis behind the batch that has
+    that length is the tokens.
+
     Parameters
     ----------
-    proto, topology
-        The model and its index.
+    topology
+        Index of the model's graph.
     traces
         What the runs showed, by tensor.
     sizes
@@ -237,13 +260,12 @@ def find_sites(
     for node in topology.nodes:
         for tensor in node.output:
             trace = traces.get(tensor)
-            if trace is None or trace.dtype not in FLOATS or None in trace.shapes:
+            if trace is None or trace.dtype not in FLOATS:
                 continue
             shapes = [shape for shape in trace.shapes if shape is not None]
-            if len({len(shape) for shape in shapes}) != 1:
+            if len(shapes) != len(trace.shapes) or len({len(shape) for shape in shapes}) != 1:
                 continue
-            axes = tuple(_axis(column, sizes) for column in zip(*shapes, strict=True))
-            axes = _fixed_batch(axes, shapes, sizes)
+            axes = _axes(trace, shapes, sizes)
             site = Site(
                 tensor=tensor,
                 names=(f"op:{tensor}",),
@@ -260,35 +282,45 @@ def find_sites(
     return tuple(sites)
 
 
-def _axis(column: tuple[int, ...], sizes: Sequence[tuple[int, int]]) -> Axis:
-    batch = tuple(b for b, _ in sizes)
-    token = tuple(t for _, t in sizes)
-    merged = tuple(b * t for b, t in sizes)
-    if column == merged and len(set(merged)) > 1 and 1 not in batch and 1 not in token:
-        return Axis.MERGED
-    if column == token and len(set(token)) > 1:
-        return Axis.TOKEN
-    if column == batch and len(set(batch)) > 1:
-        return Axis.BATCH
-    return Axis.FEATURE if len(set(column)) == 1 else Axis.OTHER
-
-
-def _fixed_batch(
-    axes: tuple[Axis, ...], shapes: list[tuple[int, ...]], sizes: Sequence[tuple[int, int]]
+def _axes(
+    trace: Trace, shapes: Sequence[tuple[int, ...]], sizes: Sequence[tuple[int, int]]
 ) -> tuple[Axis, ...]:
-    """Where the graph fixes the batch, the first axis of that size is the batch."""
-    batches = {b for b, _ in sizes}
-    if len(batches) == 1 and axes and axes[0] is Axis.FEATURE and shapes[0][0] in batches:
-        return (Axis.BATCH, *axes[1:])
-    return axes
+    batches, tokens = ({size[i] for size in sizes} for i in (0, 1))
+    axes = [_axis(column, sizes) for column in zip(*shapes, strict=True)]
+    if len(batches) == 1 and axes:
+        if axes[0] is Axis.FEATURE and shapes[0][0] in batches:
+            axes[0] = Axis.BATCH
+        elif batches == {1} and axes[0] is Axis.TOKEN:
+            # A batch of one may have been merged away.
+            axes[0] = Axis.MERGED
+    if len(tokens) == 1 and Axis.BATCH in axes:
+        later = range(axes.index(Axis.BATCH) + 1, len(axes))
+        same = [i for i in later if axes[i] is Axis.FEATURE and shapes[0][i] in tokens]
+        if same:
+            axes[same[0]] = Axis.TOKEN
+    if not trace.batch_first:
+        axes = [Axis.OTHER if axis is Axis.MERGED else axis for axis in axes]
+    return tuple(axes)
 
 
-def _scope(node: object) -> str:
-    for entry in getattr(node, "metadata_props", ()):
+def _axis(column: tuple[int, ...], sizes: Sequence[tuple[int, int]]) -> Axis:
+    if len(set(column)) == 1:
+        return Axis.FEATURE
+    for axis, expected in (
+        (Axis.TOKEN, [t for _, t in sizes]),
+        (Axis.BATCH, [b for b, _ in sizes]),
+        (Axis.MERGED, [b * t for b, t in sizes]),
+    ):
+        if list(column) == expected:
+            return axis
+    return Axis.OTHER
+
+
+def _scope(node: NodeProto) -> str:
+    for entry in node.metadata_props:
         if entry.key in ("pkg.torch.onnx.name_scopes", "onnxloc.scope"):
-            return str(entry.value)
-    name = str(getattr(node, "name", ""))
-    return name.rpartition("/")[0] if "/" in name else ""
+            return entry.value
+    return node.name.rpartition("/")[0]
 
 
 def named(site: Site, *, names: Iterable[str], block: int | None, role: str) -> Site:
@@ -296,7 +328,8 @@ def named(site: Site, *, names: Iterable[str], block: int | None, role: str) -> 
     return replace(site, names=(*names, f"op:{site.tensor}"), block=block, role=role)
 
 
-def unit_indices(site: Site, units: Iterable[int]) -> np.ndarray[tuple[int, int], np.dtype[np.int64]]:
+def unit_indices(site: Site, units: Iterable[int]) -> NDArray[np.int64]:
     """Indices along the site's feature axes of each unit, ``[units, feature axes]``."""
     shape = [n for n in site.shape if n is not None]
-    return np.stack(np.unravel_index(np.asarray(list(units), dtype=np.int64), shape), axis=1)
+    flat = np.asarray(list(units), dtype=np.int64)
+    return np.stack(np.unravel_index(flat, shape), axis=1).astype(np.int64)

@@ -52,6 +52,7 @@ class Topology:
     def dynamic(self) -> frozenset[str]:
         """Tensors that depend on an input of the graph."""
         constants = {tensor.name for tensor in self.proto.graph.initializer}
+        constants |= {sparse.values.name for sparse in self.proto.graph.sparse_initializer}
         inputs = [v.name for v in self.proto.graph.input if v.name not in constants]
         return frozenset(inputs) | self.descendants(inputs)
 
@@ -86,7 +87,8 @@ def _reads(node: NodeProto) -> Iterable[str]:
     yield from (name for name in node.input if name)
     for graph in attribute_graphs(node):
         local = {v.name for v in graph.input} | {t.name for t in graph.initializer}
+        local |= {sparse.values.name for sparse in graph.sparse_initializer}
         for inner in graph.node:
             yield from (name for name in _reads(inner) if name not in local)
             local.update(inner.output)
-        yield from (v.name for v in graph.output if v.name not in local)
+        yield from (v.name for v in graph.output if v.name and v.name not in local)

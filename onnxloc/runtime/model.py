@@ -55,7 +55,7 @@ class Model:
         """
         topology = Topology(self.graph.proto)
         runs = trace(self.graph, topology)
-        sites = find_sites(self.graph.proto, topology, runs.traces, runs.sizes)
+        sites = find_sites(topology, runs.traces, runs.sizes)
         return SiteTable(label_sites(sites, topology))
 
     @property
