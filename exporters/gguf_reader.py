@@ -34,10 +34,9 @@ class _StrictReader(GGUFReader):  # type: ignore[misc,unused-ignore]
         count: int = 1,
         override_order: Literal["I", "S", "<"] | None = None,
     ) -> NDArray[Any]:
-        value = super()._get(offset, dtype, count, override_order)
-        if len(value) != count:
+        if int(offset) + np.dtype(dtype).itemsize * int(count) > len(self.data):
             raise ValueError(f"it ends early, at byte {len(self.data)}")
-        return np.asarray(value)
+        return np.asarray(super()._get(offset, dtype, count, override_order))
 
 
 class GGUFFile:

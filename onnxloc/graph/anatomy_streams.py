@@ -7,7 +7,10 @@ from functools import cached_property
 from onnxloc.graph.anatomy_norms import SKIP_NORMS, norms_of
 from onnxloc.graph.anatomy_view import View
 
-__all__ = ["Step", "Stream", "find_streams"]
+__all__ = ["Step", "Stream", "find_streams", "parted"]
+
+# Stands for a sum that no tensor holds.
+HIDDEN = "\0sum of node "
 
 
 @dataclass(frozen=True)
@@ -44,8 +47,6 @@ class Stream:
         The graph that it lies in.
     steps : tuple of Step
         At least one.
-    norms : dict of str to tuple of str
-        The norms that read each of its tensors.
     """
 
     view: View
@@ -85,9 +86,6 @@ def _norms(view: View, tensor: str) -> tuple[str, ...]:
     if tensor.startswith(HIDDEN):
         return (view.nodes[int(tensor.removeprefix(HIDDEN))].output[0],)
     return norms_of(view, tensor)
-
-
-HIDDEN = "\0sum of node "
 
 
 def _sums(view: View) -> Iterator[_Sum]:
@@ -197,32 +195,24 @@ def _in_parallel(view: View, steps: list[Step]) -> tuple[Step, ...]:
     """Steps, those made one that add branches which read the same point of the stream."""
     out: list[Step] = []
     for step in steps:
-        parted = replace(step, branches=_parted(view, step))
-        previous = out[-1] if out else None
-        if previous is not None and not any(
-            view.depends(branch, previous.after if previous.after in view.producer else branch)
-            for branch in step.branches
-        ):
-            parted = replace(
-                parted,
+        if out and not any(view.depends(branch, out[-1].after) for branch in step.branches):
+            previous = out.pop()
+            step = replace(
+                step,
                 before=previous.before,
-                branches=previous.branches + parted.branches,
-                whole=previous.whole and parted.whole,
+                branches=previous.branches + step.branches,
+                whole=previous.whole and step.whole,
             )
-            out.pop()
-        out.append(parted)
+        out.append(step)
     return tuple(out)
 
 
-def _parted(view: View, step: Step) -> tuple[str, ...]:
-    """The summands of a branch that is itself a sum of two like tensors."""
-    parts: list[str] = []
-    for branch in step.branches:
-        root = view.root(branch)
-        i = view.producer.get(root)
-        read = view.inputs(i) if i is not None and view.nodes[i].op_type == "Add" else ()
-        if len(read) == 2 and all(view.like(name, root) for name in read):
-            parts.extend(read)
-        else:
-            parts.append(branch)
-    return tuple(parts)
+def parted(view: View, branch: str) -> tuple[str, ...]:
+    """The summands of a branch that is itself a sum of like tensors."""
+    root = view.root(branch)
+    i = view.producer.get(root)
+    if i is None or view.nodes[i].op_type not in ("Add", "Sum"):
+        return (branch,)
+    read = view.inputs(i)
+    whole = len(read) == len(view.nodes[i].input) > 1
+    return read if whole and all(view.like(name, root) for name in read) else (branch,)

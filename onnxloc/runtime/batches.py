@@ -7,6 +7,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxloc.errors import OptionError
+
 __all__ = ["Batch", "batches"]
 
 
@@ -42,6 +44,12 @@ class Batch:
         """True where there is a real token, ``[batch, tokens]``."""
         return np.arange(self.ids.shape[1])[None, :] < self.lengths[:, None]
 
+    def take(self, rows: Sequence[int], tokens: int, *, pad: int = 0) -> "Batch":
+        """Some of the rows, cut or padded to `tokens`, which is no less than their lengths."""
+        ids = self.ids[list(rows), :tokens]
+        ids = np.pad(ids, ((0, 0), (0, tokens - ids.shape[1])), constant_values=pad)
+        return Batch(self.rows[list(rows)], ids, self.lengths[list(rows)])
+
     def repeated(self, times: int) -> "Batch":
         """The batch `times` times over: all rows, then all rows again."""
         return Batch(
@@ -67,7 +75,16 @@ def batches(
         Rows times padded length of a batch, at most (one row is always taken); 0 for no bound.
     pad
         Id of the padding.
+
+    Raises
+    ------
+    OptionError
+        If `max_rows` is less than 1, `max_tokens` less than 0, or a sequence is empty.
     """
+    if max_rows < 1 or max_tokens < 0:
+        raise OptionError("a batch has at least 1 row, and no negative number of tokens")
+    if not all(map(len, sequences)):
+        raise OptionError("a sequence without tokens cannot be run")
     order = sorted(range(len(sequences)), key=lambda i: (-len(sequences[i]), i))
     start = 0
     while start < len(order):

@@ -1,19 +1,25 @@
 """Running a graph on tiny inputs, every candidate tensor exposed, to see what its axes follow."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
-from onnx import ModelProto, helper
+from numpy.typing import NDArray
+from onnx import ModelProto, TensorProto, ValueInfoProto, helper
 
-from onnxloc.graph.load import Graph
+from onnxloc.errors import ModelError
+from onnxloc.graph.load import Graph, InputSpec
 from onnxloc.graph.sites import Trace, candidate_tensors, probe_sizes
 from onnxloc.graph.topology import Topology
 from onnxloc.runtime.batches import Batch
-from onnxloc.runtime.feeds import input_role, model_feeds
+from onnxloc.runtime.feeds import FLOATS, fixed_sizes, is_text_model, model_feeds
 from onnxloc.runtime.providers import RuntimeOptions
-from onnxloc.runtime.session import make_session
+from onnxloc.runtime.session import make_session, run_session
 
 __all__ = ["Runs", "trace"]
+
+Feeds = dict[str, NDArray[Any]]
 
 
 @dataclass(frozen=True)
@@ -35,47 +41,103 @@ class Runs:
 def trace(graph: Graph, topology: Topology) -> Runs:
     """Run the graph at two sizes and note dtype and shape of every candidate tensor.
 
+    A model of text is fed token ids. Any other is fed seeded random numbers; the first axis of
+    each input is taken for the batch.
+
     Raises
     ------
     ModelError
-        If onnxruntime refuses the graph, or an input cannot be filled.
+        If onnxruntime refuses the graph, or fails to run it on such inputs.
     """
     proto = ModelProto()
     proto.CopyFrom(graph.proto)
     known = {value.name for value in proto.graph.output}
     names = candidate_tensors(proto, topology)
-    for name in names:
-        if name not in known:
-            proto.graph.output.append(helper.make_empty_tensor_value_info(name))
+    proto.graph.output.extend(ValueInfoProto(name=name) for name in names if name not in known)
     session = make_session(proto, graph.folder, RuntimeOptions(), optimise=False)
-    sizes = _sizes(graph)
-    runs = []
-    for rows, tokens in sizes:
-        feeds = model_feeds(graph.inputs, _tiny(rows, tokens))
-        values = session.run(list(names), feeds)
-        runs.append(dict(zip(names, values, strict=True)))
+
+    def run(wanted: Sequence[str], feeds: Feeds) -> list[Any]:
+        try:
+            return run_session(session, wanted, feeds)
+        except ModelError as error:
+            raise ModelError(f"the model fails on a tiny input: {error}") from error
+
+    text = is_text_model(graph.inputs)
+    sizes = _text_sizes(graph) if text else _other_sizes(graph)
+    feeds = [_text_feeds(graph, *s) if text else _random_feeds(graph, *s) for s in sizes]
+    runs = [run(names, one) for one in feeds] if names else [[], []]
     traces = {
         name: Trace(
-            str(getattr(runs[0][name], "dtype", "")),
-            tuple(getattr(run[name], "shape", None) for run in runs),
+            str(getattr(values[0], "dtype", "")),
+            tuple(getattr(value, "shape", None) for value in values),
         )
-        for name in names
+        for name, values in zip(names, zip(*runs, strict=True), strict=True)
     }
+    rows, tokens = sizes[0]
+    merged = [
+        name
+        for name, one in traces.items()
+        if all(s is not None and b * t in s for s, (b, t) in zip(one.shapes, sizes, strict=True))
+    ]
+    if text and rows > 1 and merged:
+        before = dict(zip(names, runs[0], strict=True))
+        after = run(merged, _text_feeds(graph, rows, tokens, changed=True))
+        for name, value in zip(merged, after, strict=True):
+            if not _batch_first(before[name], value, rows, tokens):
+                traces[name] = replace(traces[name], batch_first=False)
     return Runs(traces, sizes)
 
 
-def _sizes(graph: Graph) -> tuple[tuple[int, int], ...]:
+def _text_sizes(graph: Graph) -> tuple[tuple[int, int], ...]:
     """The sizes to probe with, bent to what the graph fixes."""
-    ids = [spec.dims for spec in graph.inputs if input_role(spec) == "ids" and len(spec.dims) == 2]
-    if not ids:
-        return probe_sizes()
-    batch, tokens = ids[0]
-    return tuple(
-        (batch if isinstance(batch, int) else b, tokens if isinstance(tokens, int) else t)
-        for b, t in probe_sizes()
+    rows, tokens = fixed_sizes(graph.inputs)
+    return tuple((rows or b, tokens or t) for b, t in probe_sizes())
+
+
+def _other_sizes(graph: Graph) -> tuple[tuple[int, int], ...]:
+    firsts = {spec.dims[0] for spec in graph.inputs if spec.dims}
+    fixed = [size for size in firsts if isinstance(size, int)]
+    if len(firsts) == len(fixed) == 1:
+        return tuple((fixed[0], t) for _, t in probe_sizes())
+    return probe_sizes()
+
+
+def _text_feeds(graph: Graph, rows: int, tokens: int, *, changed: bool = False) -> Feeds:
+    # The smallest vocabulary has two tokens. When changed, every token of the last row is another.
+    ids = np.arange(rows * tokens, dtype=np.int64).reshape(rows, tokens) % 2
+    if changed:
+        ids[-1] = 1 - ids[-1]
+    return model_feeds(
+        graph.inputs, Batch(np.arange(rows), ids, np.full(rows, tokens, dtype=np.int64))
     )
 
 
-def _tiny(rows: int, tokens: int) -> Batch:
-    ids = np.arange(rows * tokens, dtype=np.int64).reshape(rows, tokens) % 7 + 1
-    return Batch(np.arange(rows), ids, np.full(rows, tokens, dtype=np.int64))
+def _random_feeds(graph: Graph, rows: int, tokens: int) -> Feeds:
+    rng = np.random.default_rng(0)
+    feeds: Feeds = {}
+    for spec in graph.inputs:
+        if spec.dtype not in helper.get_all_tensor_dtypes() or spec.dtype == TensorProto.UNDEFINED:
+            raise ModelError(f"the model's input {spec.name!r} is no tensor; such are not supported")
+        shape = _shape(spec, rows, tokens)
+        dtype = helper.tensor_dtype_to_np_dtype(spec.dtype)
+        if spec.dtype in FLOATS:
+            feeds[spec.name] = rng.standard_normal(shape).astype(dtype)
+        else:
+            # Whole numbers may be indices: 0 is one that always exists.
+            feeds[spec.name] = np.full(shape, spec.dtype == TensorProto.BOOL).astype(dtype)
+    return feeds
+
+
+def _shape(spec: InputSpec, rows: int, tokens: int) -> tuple[int, ...]:
+    return tuple(
+        size if isinstance(size, int) else tokens if axis else rows
+        for axis, size in enumerate(spec.dims)
+    )
+
+
+def _batch_first(before: NDArray[Any], after: NDArray[Any], rows: int, tokens: int) -> bool:
+    """Whether a change of the last row left the front of the merged axis as it was."""
+    axis = before.shape.index(rows * tokens)
+    differs = (before != after) & ~(np.isnan(before) & np.isnan(after))
+    rest = tuple(i for i in range(before.ndim) if i != axis)
+    return not differs.any(axis=rest)[: (rows - 1) * tokens].any()

@@ -1,25 +1,37 @@
 """One compiled plan: an onnxruntime session and the feeds that its taps, edits and heads need."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from google.protobuf.message import EncodeError
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from onnxloc.errors import ModelError, RuntimeMissingError
+from onnxloc.errors import ModelError, OptionError, RuntimeMissingError
 from onnxloc.graph.plan import Tap
 from onnxloc.graph.rewrite import LAST_INDEX, LOGPROBS, TARGETS, TOKEN_MASK, Instrumented
 from onnxloc.runtime.batches import Batch
 from onnxloc.runtime.feeds import model_feeds
+from onnxloc.runtime.parts import Part, join, parts
 from onnxloc.runtime.providers import RuntimeOptions, import_onnxruntime, provider_name
+from onnxloc.registry import one_line
 
-__all__ = ["EditValues", "Session", "make_session"]
+__all__ = ["EditValues", "Session", "make_session", "run_session"]
 
 Array = NDArray[Any]
 EditValues = Mapping[str, tuple[Array, ...]]
+TYPES = {
+    "tensor(bool)": "bool",
+    "tensor(float)": "float32",
+    "tensor(float16)": "float16",
+    "tensor(double)": "float64",
+}
+# What each operand of an edit is where the edit changes nothing: x + -0.0 is x, -0.0 included.
+IDENTITY = {"mask": False, "value": 0.0, "scale": 1.0, "shift": -0.0}
 
 
 def make_session(
@@ -54,17 +66,33 @@ def make_session(
         settings.add_session_config_entry("session.disable_prepacking", "1")
     providers = [provider] if options.provider == "cpu" else [provider, "CPUExecutionProvider"]
     try:
-        session = ort.InferenceSession(
-            proto.SerializeToString(), sess_options=settings, providers=providers
-        )
+        content = proto.SerializeToString()
+    except (ValueError, EncodeError) as error:
+        raise ModelError("the model is over 2 GiB; save its weights as external data") from error
+    try:
+        session = ort.InferenceSession(content, sess_options=settings, providers=providers)
     except Exception as error:  # onnxruntime's errors share no base class but Exception
-        raise ModelError(f"onnxruntime refuses the model: {_one_line(error)}") from error
+        raise ModelError(f"onnxruntime refuses the model: {one_line(error)}") from error
     if session.get_providers()[0] != provider:
         raise RuntimeMissingError(
             f"onnxruntime could not start {provider} and fell back to "
             f"{session.get_providers()[0]}; check the driver and the CUDA libraries"
         )
     return session
+
+
+def run_session(session: Any, names: Sequence[str], feeds: Mapping[str, Array]) -> list[Any]:
+    """Run an onnxruntime session.
+
+    Raises
+    ------
+    ModelError
+        If it fails.
+    """
+    try:
+        return list(session.run(list(names), dict(feeds)))
+    except Exception as error:  # onnxruntime's errors share no base class but Exception
+        raise ModelError(f"onnxruntime failed while running: {one_line(error)}") from error
 
 
 class Session:
@@ -76,6 +104,13 @@ class Session:
         The graph with the plan built in.
     options : RuntimeOptions
         Provider and threads.
+
+    Raises
+    ------
+    RuntimeMissingError
+        If onnxruntime or the provider is missing.
+    ModelError
+        If onnxruntime refuses the graph.
     """
 
     def __init__(self, instrumented: Instrumented, options: RuntimeOptions) -> None:
@@ -91,18 +126,36 @@ class Session:
         return str(self._session.get_providers()[0])
 
     def taps(self, batch: Batch, edits: EditValues | None = None) -> dict[Tap, Array]:
-        """The pooled activations of a batch: for each tap, ``[rows, units]``."""
+        """The pooled activations of a batch: for each tap, ``[rows, units]``.
+
+        Parameters
+        ----------
+        batch : Batch
+            What is run.
+        edits : mapping of str to tuple of ndarray, optional
+            For each site that is changed, by its tensor, the operands of the plan's edit: ``(mask,
+            value)`` or ``(mask, scale, shift)``, each ``[rows or 1, tokens or 1, units]``. Edits of
+            the plan that are not given change nothing.
+
+        Raises
+        ------
+        OptionError
+            If `edits` names a site that the plan does not edit, or an operand does not fit.
+        ModelError
+            If the model fails, or cannot take the batch.
+        """
         names = [self.instrumented.tap_outputs[tap] for tap in self.plan.taps]
-        values = self._run(names, batch, edits, {})
-        return dict(zip(self.plan.taps, values, strict=True))
+        return dict(zip(self.plan.taps, self._run(names, batch, edits, {}), strict=True))
 
     def target_logprobs(
         self, batch: Batch, edits: EditValues | None = None
     ) -> list[NDArray[np.float64]]:
         """For each row, the log-probability of each token after the first, given those before it.
 
-        Each array is one shorter than its row.
+        Each array is one shorter than its row. Parameters and errors are those of `taps`.
         """
+        if self.plan.head is None:
+            raise OptionError("the plan has no head for log-probabilities")
         targets = np.zeros_like(batch.ids)
         targets[:, :-1] = batch.ids[:, 1:]
         (values,) = self._run([LOGPROBS], batch, edits, {TARGETS: targets})
@@ -112,7 +165,7 @@ class Session:
         ]
 
     def outputs(self, batch: Batch, edits: EditValues | None = None) -> dict[str, Array]:
-        """The kept outputs of the original graph."""
+        """The kept outputs of the original graph. Parameters and errors are those of `taps`."""
         names = list(self.plan.outputs)
         return dict(zip(names, self._run(names, batch, edits, {}), strict=True))
 
@@ -123,47 +176,24 @@ class Session:
         edits: EditValues | None,
         extra: Mapping[str, Array],
     ) -> list[Array]:
-        feeds = model_feeds(self._specs, batch)
-        feeds.update({k: v for k, v in extra.items() if k in self._inputs})
-        if LAST_INDEX in self._inputs:
-            feeds[LAST_INDEX] = batch.lengths - 1
-        if TOKEN_MASK in self._inputs:
-            feeds[TOKEN_MASK] = batch.mask
-        edits = edits or {}
-        for tensor, inputs in self.instrumented.edit_inputs.items():
-            if tensor in edits:
-                feeds.update(zip(inputs, edits[tensor], strict=True))
-            else:
-                feeds.update(self._identity(tensor, inputs))
-        try:
-            return list(self._session.run(names, feeds))
-        except Exception as error:  # onnxruntime's errors share no base class but Exception
-            raise ModelError(f"onnxruntime failed while running: {_one_line(error)}") from error
-
-    def _identity(self, tensor: str, inputs: tuple[str, ...]) -> dict[str, Array]:
-        """Operands that leave a site as it is."""
-        feeds: dict[str, Array] = {}
-        for name in inputs:
-            value = self._input_info[name]
-            kind = name.rpartition(".")[2]
-            fill = 1 if kind == "scale" else 0
-            feeds[name] = np.full((1, 1, value[1]), fill, dtype=value[0])
-        return feeds
-
-    @property
-    def _input_info(self) -> dict[str, tuple[str, int]]:
-        kinds = {
-            "tensor(bool)": "bool",
-            "tensor(float)": "float32",
-            "tensor(float16)": "float16",
-            "tensor(double)": "float64",
-        }
-        return {
-            value.name: (kinds.get(value.type, "float32"), value.shape[-1])
-            for value in self._session.get_inputs()
-            if value.name.startswith("onnxloc.edit.")
-        }
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:400]
+        operands = self._operands(batch, edits or {})
+        done: list[tuple[Part, list[Array]]] = []
+        for part in parts(batch, self.instrumented.graph.inputs):
+            feeds = model_feeds(self._specs, part.batch)
+            if LAST_INDEX in self._inputs:
+                feeds[LAST_INDEX] = part.batch.lengths - 1
+            if TOKEN_MASK in self._inputs:
+                feeds[TOKEN_MASK] = part.batch.mask.copy()
+            if TARGETS in self._inputs:
+                ...
+            # onnxruntime has written into callers' arrays: each run gets its own.
+            feeds.update({name: part.operand(value).copy() for name, value in operands.items()})
+            try:
+                done.append((part, run_session(self._session, names, feeds)))
+            except ModelError as error:
+                rows, tokens = part.batch.ids.shape
+                raise ModelError(f"{error} (on {rows} rows of {tokens} tokens)") from error
+        return [
+            join(batch, [(part, values[i]) for part, values in done], by_token=by_token)
+            for i in range(len(names))
+        ]
