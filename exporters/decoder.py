@@ -19,6 +19,7 @@ __all__ = ["IR_VERSION", "OPSET", "DecoderConfig", "decoder_model", "decoder_wei
 
 IR_VERSION = 10
 OPSET = 21
+TOTAL = "past_sequence + sequence"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +38,8 @@ class DecoderConfig:
         Whether the query, key and value projections have biases.
     half : bool
         Whether weights and activations are float16; norms and angles stay float32.
+    with_past : bool
+        Whether the graph takes the keys and values of earlier tokens, and gives those of all.
     """
 
     blocks: int
@@ -50,6 +53,7 @@ class DecoderConfig:
     tied: bool
     qkv_bias: bool = False
     half: bool = False
+    with_past: bool = False
 
 
 def decoder_weights(config: DecoderConfig) -> Iterator[tuple[str, tuple[int, ...]]]:
@@ -90,6 +94,12 @@ def decoder_model(
     Inputs are ``input_ids``, ``attention_mask`` and ``position_ids``, all int64 ``[batch,
     sequence]``; the output is ``logits``, float32 ``[batch, sequence, vocabulary]``.
 
+    With past, there are also inputs ``past_key_values.N.key`` and ``.value``, ``[batch, kv_heads,
+    past_sequence, head_width]``, and outputs ``present.N.key`` and ``.value`` with the same axes,
+    which hold the earlier tokens and then the new ones. The attention mask is then ``[batch,
+    past_sequence + sequence]``. There may be no earlier tokens. Names and axes are as optimum's
+    exports have them.
+
     Parameters
     ----------
     config : DecoderConfig
@@ -127,38 +137,60 @@ class _Decoder:
         stream = g.add("Gather", "/model/embed_tokens", [embedding, "input_ids"], axis=0)
         for i in range(config.blocks):
             scope = f"/model/layers.{i}"
-            attention = self.attention(scope, self.norm(scope, "input_layernorm", stream))
+            attention = self.attention(i, self.norm(scope, "input_layernorm", stream))
             stream = g.add("Add", scope, [stream, attention])
             mlp = self.mlp(scope, self.norm(scope, "post_attention_layernorm", stream))
             stream = g.add("Add", scope, [stream, mlp])
         self.head(self.norm("/model", "norm", stream))
         shape = ["batch", "sequence"]
+        shapes = {"attention_mask": ["batch", TOTAL]} if config.with_past else {}
+        inputs = [
+            helper.make_tensor_value_info(name, TensorProto.INT64, shapes.get(name, shape))
+            for name in ("input_ids", "attention_mask", "position_ids")
+        ]
+        logits = helper.make_tensor_value_info(
+            "logits", TensorProto.FLOAT, [*shape, config.vocabulary]
+        )
         return g.model(
             "decoder",
-            [
-                helper.make_tensor_value_info(name, TensorProto.INT64, shape)
-                for name in ("input_ids", "attention_mask", "position_ids")
-            ],
-            [
-                helper.make_tensor_value_info(
-                    "logits", TensorProto.FLOAT, [*shape, config.vocabulary]
-                )
-            ],
+            [*inputs, *self.cache("past_key_values", "past_sequence")],
+            [logits, *self.cache("present", TOTAL)],
             opset=OPSET,
             ir_version=IR_VERSION,
             producer=producer,
         )
 
+    def cache(self, stem: str, length: str) -> list[onnx.ValueInfoProto]:
+        """Keys and values of every block, as inputs or outputs of the graph."""
+        if not self.config.with_past:
+            return []
+        shape = ["batch", self.config.kv_heads, length, self.config.head_width]
+        return [
+            helper.make_tensor_value_info(f"{stem}.{i}.{part}", self.float, shape)
+            for i in range(self.config.blocks)
+            for part in ("key", "value")
+        ]
+
     def mask(self) -> str:
-        """Which key each query may see: bool ``[batch, 1, sequence, sequence]``."""
+        """Which key each query may see: bool ``[batch, 1, sequence, past and sequence]``."""
         g, scope = self.graph, "/model/mask"
         length = g.add("Shape", scope, ["input_ids"], start=1, end=2)
         size = g.add("Squeeze", scope, [length])
         zero = g.constant("/constants/zero", np.array(0, np.int64))
         one = g.constant("/constants/one", np.array(1, np.int64))
-        places = g.add("Range", scope, [zero, size, one])
-        g.declare(places, TensorProto.INT64, ["sequence"])
-        queries = g.add("Unsqueeze", scope, [places, g.integers(1)])
+        if self.config.with_past:
+            # Earlier tokens come first; the queries are the places behind them.
+            length = g.add("Shape", scope, ["attention_mask"], start=1, end=2)
+            total = g.add("Squeeze", scope, [length])
+            places = g.add("Range", scope, [zero, total, one])
+            g.declare(places, TensorProto.INT64, [TOTAL])
+            past = g.add("Sub", scope, [total, size])
+            queries = g.add("Range", scope, [past, total, one])
+            g.declare(queries, TensorProto.INT64, ["sequence"])
+        else:
+            places = queries = g.add("Range", scope, [zero, size, one])
+            g.declare(places, TensorProto.INT64, ["sequence"])
+        queries = g.add("Unsqueeze", scope, [queries, g.integers(1)])
         causal = g.add("LessOrEqual", scope, [places, queries])
         real = g.add("Cast", scope, ["attention_mask"], to=TensorProto.BOOL)
         return g.add("And", scope, [causal, g.add("Unsqueeze", scope, [real, g.integers(1, 2)])])
@@ -207,8 +239,8 @@ class _Decoder:
         bias = self.weights.get(f"{name}.bias")
         return y if bias is None else g.add("Add", scope, [y, bias])
 
-    def attention(self, scope: str, x: str) -> str:
-        g, config, scope = self.graph, self.config, f"{scope}/self_attn"
+    def attention(self, block: int, x: str) -> str:
+        g, config, scope = self.graph, self.config, f"/model/layers.{block}/self_attn"
 
         def split(name: str, heads: int) -> str:
             y = self.linear(f"{scope}/{name}_proj", x)
@@ -218,6 +250,9 @@ class _Decoder:
         query = self.rotate(scope, split("q", config.heads))
         key = self.rotate(scope, split("k", config.kv_heads))
         value = split("v", config.kv_heads)
+        if config.with_past:
+            key = self.extend(scope, f"{block}.key", key)
+            value = self.extend(scope, f"{block}.value", value)
         if config.heads != config.kv_heads:
             key, value = self.shared(scope, key), self.shared(scope, value)
         key = g.add("Transpose", scope, [key], perm=[0, 1, 3, 2])
@@ -232,6 +267,11 @@ class _Decoder:
         mixed = g.add("Transpose", scope, [mixed], perm=[0, 2, 1, 3])
         mixed = g.add("Reshape", scope, [mixed, g.integers(0, 0, config.heads * config.head_width)])
         return self.linear(f"{scope}/o_proj", mixed)
+
+    def extend(self, scope: str, name: str, new: str) -> str:
+        """The cached keys or values of earlier tokens with the new ones behind them."""
+        past = f"past_key_values.{name}"
+        return self.graph.add("Concat", scope, [past, new], output=f"present.{name}", axis=2)
 
     def shared(self, scope: str, x: str) -> str:
         """Give each query head the key or value head of its group."""

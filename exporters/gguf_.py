@@ -71,9 +71,13 @@ class GGUFExporter:
     ----------
     dtype : {"float32", "float16"}
         What the dequantised weights are stored as; with float16, activations are float16 too.
+    with_past : bool
+        Give the graph inputs and outputs for the keys and values of earlier tokens, as optimum's
+        exports have them, so that generating a token need not run the whole text again.
     """
 
     dtype: Literal["float32", "float16"] = "float32"
+    with_past: bool = False
 
     # Recorded in each bundle; raise it when the same file would give another bundle.
     version: ClassVar[str] = "1"
@@ -112,7 +116,7 @@ class GGUFExporter:
         """
         check_free(output, force=force)
         file = GGUFFile(source)
-        config = _config(file, half=self.dtype == "float16")
+        config = _config(file, half=self.dtype == "float16", with_past=self.with_past)
         frequencies = _inverse_frequencies(file, config.head_width)
         tokenizer = gguf_tokenizer(file)
         if tokenizer.size != config.vocabulary:
@@ -175,7 +179,7 @@ def _size(file: GGUFFile, key: str, default: int | None = None) -> int:
     return value
 
 
-def _config(file: GGUFFile, *, half: bool) -> DecoderConfig:
+def _config(file: GGUFFile, *, half: bool, with_past: bool) -> DecoderConfig:
     architecture = _architecture(file)
     file.refuse_unknown(f"{architecture}.", (f"{architecture}.{key}" for key in KEYS))
     if file.integer("split.count", 1) > 1:
@@ -213,6 +217,7 @@ def _config(file: GGUFFile, *, half: bool) -> DecoderConfig:
         tied="output.weight" not in file.tensors,
         qkv_bias="blk.0.attn_q.bias" in file.tensors,
         half=half,
+        with_past=with_past,
     )
 
 

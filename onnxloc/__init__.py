@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from onnxloc.bundle import Bundle, BundleInfo
     from onnxloc.errors import OnnxlocError
-    from onnxloc.fetch import fetch
+    from onnxloc.recipes import fetch
     from onnxloc.network import Network
     from onnxloc.report import write_report
     from onnxloc.runtime.model import Model
@@ -50,7 +50,7 @@ _HOMES = {
     "onnxloc.studies.ablate": ("AblateOptions", "Ablation", "ablate"),
     "onnxloc.bundle": ("Bundle", "BundleInfo"),
     "onnxloc.errors": ("OnnxlocError",),
-    "onnxloc.fetch": ("fetch",),
+    "onnxloc.recipes": ("fetch",),
     "onnxloc.studies.localize": ("Localization", "LocalizeOptions", "Selection", "localize"),
     "onnxloc.network": ("Network",),
     "onnxloc.report": ("write_report",),

@@ -6,6 +6,7 @@ what can be known of them.
 """
 
 import json
+import re
 import types
 import typing
 from collections.abc import Iterator, Mapping
@@ -17,17 +18,19 @@ from typing import TYPE_CHECKING, Any, Self
 
 from onnxloc.errors import BundleError, ModelError
 from onnxloc.folder import new_folder, sha256_file
+from onnxloc.registry import one_line
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-__all__ = ["Bundle", "BundleInfo", "FileInfo"]
+__all__ = ["Bundle", "BundleInfo", "FileInfo", "fits_type"]
 
 FORMAT = 1
 MODEL_FILE = "model.onnx"
 WEIGHTS_FILE = "model.onnx.data"
 TOKENIZER_FILE = "tokenizer.json"
 INFO_FILE = "bundle.json"
+MAX_JSON_BYTES = 64 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,8 +100,8 @@ class BundleInfo:
         """
         try:
             raw = json.loads(text)
-        except ValueError as error:
-            raise BundleError(f"{where} is not JSON: {error}") from error
+        except (ValueError, RecursionError) as error:
+            raise BundleError(f"{where} is not JSON: {one_line(error)}") from error
         if not isinstance(raw, dict):
             raise BundleError(f"{where} must hold a JSON object")
         unknown = sorted(set(raw) - {f.name for f in fields(cls)})
@@ -107,32 +110,50 @@ class BundleInfo:
         if raw.get("format") != FORMAT:
             raise BundleError(f"{where}: format {raw.get('format')!r} is not {FORMAT}")
         for name, hint in typing.get_type_hints(cls).items():
-            if name in raw and not _fits(raw[name], hint):
+            if name in raw and name != "files" and not fits_type(raw[name], hint):
                 raise BundleError(f"{where}: {name} has the wrong type")
-        files: dict[str, FileInfo] = {}
-        for name, entry in raw.get("files", {}).items():
-            if Path(name).name != name or not isinstance(entry, dict):
-                raise BundleError(f"{where}: files: {name!r} is not the name of a file beside it")
-            if set(entry) != {"size", "sha256"}:
-                raise BundleError(f"{where}: files: {name!r} needs size and sha256")
-            files[name] = FileInfo(**entry)
+        for name in ("max_tokens", "bos_token_id", "eos_token_id", "pad_token_id", "opset"):
+            if (raw.get(name) or 0) < 0 or (name == "max_tokens" and raw.get(name) == 0):
+                raise BundleError(f"{where}: {name} cannot be {raw[name]}")
         if "name" not in raw:
             raise BundleError(f"{where}: name is missing")
-        return cls(**{**raw, "files": files})
+        return cls(**{**raw, "files": _files(raw.get("files", {}), where)})
 
     def to_json(self) -> str:
         """The text of ``bundle.json``."""
         return json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"
 
 
-def _fits(value: object, hint: Any) -> bool:
-    if typing.get_origin(hint) is types.UnionType:
-        return any(_fits(value, part) for part in typing.get_args(hint))
-    kind = typing.get_origin(hint) or hint
+def _files(raw: object, where: Path) -> dict[str, FileInfo]:
+    if not isinstance(raw, dict):
+        raise BundleError(f"{where}: files has the wrong type")
+    files: dict[str, FileInfo] = {}
+    for name, entry in raw.items():
+        if Path(name).name != name or name == "..":
+            raise BundleError(f"{where}: files: {name!r} is not the name of a file beside it")
+        keys = set(entry) if isinstance(entry, dict) else set()
+        if keys != {"size", "sha256"} or not fits_type(entry["size"], int):
+            raise BundleError(f"{where}: files: {name!r} needs size and sha256")
+        if not re.fullmatch("[0-9a-f]{64}", str(entry["sha256"])):
+            raise BundleError(f"{where}: files: the sha256 of {name!r} is not 64 hex digits")
+        files[name] = FileInfo(size=entry["size"], sha256=entry["sha256"])
+    return files
+
+
+def fits_type(value: object, hint: Any) -> bool:
+    """Whether a value read from JSON has the type that a field's hint asks for."""
+    kind, parts = typing.get_origin(hint) or hint, typing.get_args(hint)
+    if hint is Any:
+        return True
+    if kind is types.UnionType:
+        return any(fits_type(value, part) for part in parts)
     if isinstance(value, bool):
         return kind is bool
+    if kind is float:
+        return isinstance(value, int | float)
     if kind is Mapping:
-        return isinstance(value, dict)
+        inner = parts[1]
+        return isinstance(value, dict) and all(fits_type(v, inner) for v in value.values())
     return isinstance(value, kind)
 
 
@@ -169,20 +190,21 @@ class Bundle:
             If ``bundle.json`` or the tokenizer's settings cannot be read.
         """
         path = Path(path)
-        if path.is_file():
-            model = path
-        elif path.is_dir():
-            model = _model_in(path)
-        else:
-            raise ModelError(f"there is no model at {path}")
-        folder = model.parent
-        tokenizer = folder / TOKENIZER_FILE
-        info_path = folder / INFO_FILE
+        try:
+            if path.is_file():
+                model = path
+            elif path.is_dir():
+                model = _model_in(path)
+            else:
+                raise ModelError(f"there is no model at {path}")
+        except OSError as error:
+            raise ModelError(f"cannot read {path}: {error.strerror}") from error
+        info_path = model.parent / INFO_FILE
         if info_path.is_file():
             info = BundleInfo.from_json(_read_text(info_path), info_path)
         else:
-            info = _foreign_info(folder, model)
-        return cls(folder, model, tokenizer if tokenizer.is_file() else None, info)
+            info = _foreign_info(model)
+        return cls(model.parent, model, _beside(model, TOKENIZER_FILE), info)
 
     @cached_property
     def tokenizer(self) -> "Tokenizer":
@@ -202,7 +224,7 @@ class Bundle:
         try:
             tokenizer = Tokenizer.from_file(str(self.tokenizer_path))
         except Exception as error:  # tokenizers raises bare Exception for a bad file
-            raise BundleError(f"cannot read {self.tokenizer_path}: {error}") from error
+            raise BundleError(f"cannot read {self.tokenizer_path}: {one_line(error)}") from error
         tokenizer.no_padding()
         tokenizer.no_truncation()
         return tokenizer
@@ -220,41 +242,53 @@ class Bundle:
         files = {
             file.name: FileInfo(size=file.stat().st_size, sha256=sha256_file(file))
             for file in sorted(folder.iterdir())
-            if file.name != INFO_FILE
+            if file.name != INFO_FILE and file.is_file()
         }
         (folder / INFO_FILE).write_text(replace(info, files=files).to_json(), encoding="utf-8")
 
 
 def _model_in(folder: Path) -> Path:
-    if (folder / MODEL_FILE).is_file():
-        return folder / MODEL_FILE
+    for name in (MODEL_FILE, f"onnx/{MODEL_FILE}"):
+        if (folder / name).is_file():
+            return folder / name
     found = sorted(folder.glob("*.onnx")) or sorted(folder.glob("onnx/*.onnx"))
     if not found:
         raise ModelError(f"{folder} holds no .onnx file")
     if len(found) > 1:
         names = ", ".join(file.name for file in found)
-        raise ModelError(f"{folder} holds several models ({names}); name one of them")
+        raise ModelError(f"{folder} holds several models ({names:.200}); name one of them")
     return found[0]
+
+
+def _beside(model: Path, name: str) -> Path | None:
+    """A file that goes with a model: beside it, or above it where the model lies in ``onnx/``."""
+    folder = model.absolute().parent
+    for place in (folder, folder.parent) if folder.name == "onnx" else (folder,):
+        if (place / name).is_file():
+            return place / name
+    return None
 
 
 def _read_text(path: Path) -> str:
     try:
+        if path.stat().st_size > MAX_JSON_BYTES:
+            raise BundleError(f"{path} is too large for what it should hold")
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise BundleError(f"cannot read {path}: {error}") from error
+        raise BundleError(f"cannot read {path}: {one_line(error)}") from error
 
 
-def _foreign_info(folder: Path, model: Path) -> BundleInfo:
+def _foreign_info(model: Path) -> BundleInfo:
     """What a Hugging Face style folder says of a model that has no ``bundle.json``."""
 
     def load(name: str) -> dict[str, Any]:
-        file = folder / name
-        if not file.is_file():
+        file = _beside(model, name)
+        if file is None:
             return {}
         try:
             value = json.loads(_read_text(file))
-        except ValueError as error:
-            raise BundleError(f"{file} is not JSON: {error}") from error
+        except (ValueError, RecursionError) as error:
+            raise BundleError(f"{file} is not JSON: {one_line(error)}") from error
         if not isinstance(value, dict):
             raise BundleError(f"{file} must hold a JSON object")
         return value
@@ -262,19 +296,19 @@ def _foreign_info(folder: Path, model: Path) -> BundleInfo:
     config = load("config.json")
     tokens = load("tokenizer_config.json")
 
-    def token(name: str) -> int | None:
-        value = config.get(name)
+    def number(name: str, least: int) -> int | None:
+        value: Any = config.get(name)
         if isinstance(value, list) and value:
             value = value[0]
-        return value if isinstance(value, int) and not isinstance(value, bool) else None
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        return int(value) if whole and value >= least else None
 
-    limit = config.get("max_position_embeddings") or config.get("n_positions")
     return BundleInfo(
-        name=model.stem if model.stem != "model" else folder.resolve().name,
+        name=model.stem if model.stem != "model" else model.resolve().parent.name,
         architecture=str(config.get("model_type", "")),
-        max_tokens=limit if isinstance(limit, int) else None,
+        max_tokens=number("max_position_embeddings", 1) or number("n_positions", 1),
         add_bos=tokens.get("add_bos_token") is True,
-        bos_token_id=token("bos_token_id"),
-        eos_token_id=token("eos_token_id"),
-        pad_token_id=token("pad_token_id"),
+        bos_token_id=number("bos_token_id", 0),
+        eos_token_id=number("eos_token_id", 0),
+        pad_token_id=number("pad_token_id", 0),
     )

@@ -3,6 +3,7 @@
 import json
 import math
 import platform
+import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -10,7 +11,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+import numpy as np
+
+from onnxloc.bundle import fits_type
 from onnxloc.errors import RunError
+from onnxloc.registry import one_line
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -28,6 +33,8 @@ __all__ = [
     "write_summary",
     "write_table",
 ]
+
+T = typing.TypeVar("T")
 
 FORMAT = 1
 MANIFEST_FILE = "manifest.json"
@@ -111,11 +118,27 @@ class Manifest:
             raise RunError(
                 f"{folder / MANIFEST_FILE}: format {raw.get('format')!r} is not {FORMAT}"
             )
-        try:
-            steps = tuple(Step(**step) for step in raw.pop("steps"))
-            return cls(**raw, steps=steps)
-        except (TypeError, KeyError) as error:
-            raise RunError(f"{folder / MANIFEST_FILE} is damaged: {error}") from error
+        where = folder / MANIFEST_FILE
+        steps = raw.pop("steps", None)
+        if not isinstance(steps, list):
+            raise RunError(f"{where} is damaged: steps is missing or no list")
+        return _record(cls, {**raw, "steps": tuple(_record(Step, s, where) for s in steps)}, where)
+
+
+def _record(kind: type[T], raw: object, where: Path) -> T:
+    """A dataclass of what JSON holds; unknown or missing keys and wrong types are errors."""
+    hints = typing.get_type_hints(kind)
+    if not isinstance(raw, dict):
+        raise RunError(f"{where} is damaged: a {kind.__name__.lower()} is no JSON object")
+    for name, value in raw.items():
+        if name not in hints:
+            raise RunError(f"{where} is damaged: unknown key {name!r:.40}")
+        if name != "steps" and not fits_type(value, hints[name]):
+            raise RunError(f"{where} is damaged: {name} has the wrong type")
+    try:
+        return kind(**raw)
+    except TypeError as error:
+        raise RunError(f"{where} is damaged: {one_line(error)}") from error
 
 
 @dataclass(frozen=True)
@@ -177,7 +200,7 @@ class Run:
         try:
             return pd.read_parquet(path)
         except (pa.ArrowException, OSError, ValueError) as error:
-            raise RunError(f"{path} is damaged: {str(error).splitlines()[0]}") from error
+            raise RunError(f"{path} is damaged: {one_line(error)}") from error
 
 
 def write_table(folder: Path, name: str, table: "DataFrame") -> None:
@@ -211,15 +234,15 @@ def read_json(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise RunError(f"cannot read {path}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
-        raise RunError(f"{path} is not JSON: {error}") from error
+        raise RunError(f"{path} is not JSON: {one_line(error)}") from error
     if not isinstance(value, dict):
         raise RunError(f"{path} must hold a JSON object")
     return value
 
 
 def _finite(value: Any) -> Any:
-    if hasattr(value, "item") and not hasattr(value, "__len__"):
-        value = value.item()
+    if isinstance(value, np.generic | np.ndarray):
+        value = value.tolist()
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):

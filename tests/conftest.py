@@ -1,7 +1,7 @@
 """The real model for the integration tests: fetched once, opened once."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +18,7 @@ FIGURES = pytest.StashKey[list[str]]()
 
 @pytest.fixture(scope="session")
 def bundle_path() -> Path:
-    from onnxloc.fetch import fetch
+    from onnxloc.recipes import fetch
 
     return fetch(RECIPE)
 
@@ -26,7 +26,7 @@ def bundle_path() -> Path:
 @pytest.fixture(scope="session")
 def gguf_path() -> Path:
     from onnxloc.download import Digest, Source, get_file
-    from onnxloc.fetch import home, load_recipe
+    from onnxloc.recipes import home, load_recipe
 
     recipe = load_recipe(RECIPE)
     return get_file(
@@ -46,14 +46,14 @@ def model(bundle_path: Path) -> "Model":
 
 
 @pytest.fixture(scope="session")
-def torch_model(gguf_path: Path) -> Iterator["LlamaForCausalLM"]:
+def torch_model(gguf_path: Path) -> "LlamaForCausalLM":
     import torch
 
     # transformers looks on the hub for a chat template that it does not need.
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     from transformers import AutoModelForCausalLM
 
-    yield AutoModelForCausalLM.from_pretrained(
+    return AutoModelForCausalLM.from_pretrained(
         gguf_path.parent,
         gguf_file=gguf_path.name,
         attn_implementation="eager",

@@ -16,12 +16,15 @@ __all__ = ["main"]
 
 COMMANDS = {
     "ablate": "Score tasks without a network, and without random units instead.",
+    "bake": "Write a model with an edit of a network built in.",
     "demo": "Fetch a model, find its language network, ablate it, report.",
     "export": "Turn a model of another framework into a bundle.",
     "fetch": "Fetch a model by name and turn it into a bundle.",
+    "generate": "Continue prompts with a model, and with a network of it ablated.",
     "inspect": "List the sites of a model.",
     "localize": "Find the units that respond more to one condition than to another.",
     "report": "Write the HTML page of a run.",
+    "untrain": "Write a copy of a model with its weights re-initialised.",
 }
 
 

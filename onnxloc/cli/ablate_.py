@@ -1,6 +1,7 @@
 """``onnxloc ablate``."""
 
 from pathlib import Path
+from statistics import median
 from typing import Any, Literal
 
 import click
@@ -173,7 +174,7 @@ def show(summary: dict[str, Any]) -> None:
         def form(value: float, is_text: bool = text is not None) -> str:
             return f"{value:,.4g}" if is_text else f"{value:.3f}"
 
-        middle = controls[len(controls) // 2] if controls else None
+        middle = median(controls) if controls else None
         p = entry["p_empirical"]
         rows.append(
             [

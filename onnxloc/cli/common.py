@@ -66,7 +66,7 @@ def open_model(name: str) -> "Model":
 
     if Path(name).exists():
         return Model.open(name)
-    from onnxloc.fetch import home, recipes
+    from onnxloc.recipes import home, recipes
 
     if name in recipes():
         folder = home() / "bundles" / name

@@ -26,18 +26,27 @@ def command() -> None:
     show_default=True,
     help="Type of the weights.",
 )
+@click.option(
+    "--with-past",
+    is_flag=True,
+    help="Take and give the keys and values of earlier tokens (a KV cache): for onnxloc generate.",
+)
 @click.option("--name", default=None, help="Name of the model. Default: that of the file.")
 @output_option("The bundle to write.", required=True)
 @force_option
-def gguf(file: Path, dtype: str, name: str | None, output: Path, force: bool) -> None:
+def gguf(
+    file: Path, dtype: str, with_past: bool, name: str | None, output: Path, force: bool
+) -> None:
     """Turn the GGUF file FILE of a Llama-family model into a bundle.
 
     \b
-    Example:
+    Examples:
       onnxloc export gguf SmolLM2-135M-Instruct.Q4_1.gguf -o bundles/smollm2
+      onnxloc export gguf model.gguf --with-past -o bundles/model-past
     """  # noqa: D301
     from onnxloc.registry import Registry
 
     exporter = Registry("exporter", "onnxloc.exporters").load("gguf")
-    folder = exporter(dtype=dtype).export(file, output, force=force, name=name)
+    made = exporter(dtype=dtype, with_past=with_past)
+    folder = made.export(file, output, force=force, name=name)
     click.echo(f"wrote {folder}")

@@ -19,7 +19,7 @@ def command(name: str | None, output: Path | None, force: bool) -> None:
       onnxloc fetch
       onnxloc fetch smollm2-135m
     """  # noqa: D301
-    from onnxloc.fetch import fetch, recipes
+    from onnxloc.recipes import fetch, recipes
 
     if name is None:
         for known in recipes():

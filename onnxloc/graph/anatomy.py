@@ -30,7 +30,7 @@ LOOKUPS = {"Gather", "GatherBlockQuantized", "EmbedLayerNormalization", "MatMul"
 
 @dataclass(frozen=True)
 class Branch:
-    """What a step adds: ``attn``, ``cross`` (keys and values from elsewhere), ``mlp``, ``other``."""
+    """What a step adds: attn, cross (keys and values from elsewhere), mlp or other."""
 
     end: str
     kind: str
@@ -206,7 +206,7 @@ def _label_block(
         for branch in part.branches:
             if branch.kind == "other" or part.kinds.count(branch.kind) > 1:
                 continue
-            if step.whole or len(part.branches) > 1:
+            if step.whole:
                 put(branch.end, f"{branch.kind}.out")
             if branch.kind == "mlp":
                 found = mlp_parts(view, branch.end, branch.region)
@@ -228,8 +228,10 @@ def _attention(
         return {}
     source = branch.region
     if branch.kind == "cross":
-        source = view.region(branch.end, memory, barriers) if memory else (
-            view.above(branch.end, barriers) - barriers - branch.region
+        source = (
+            view.region(branch.end, memory, barriers)
+            if memory
+            else (view.above(branch.end, barriers) - barriers - branch.region)
         )
     return attention_parts(view, branch.attention, branch.end, branch.region, source)
 
@@ -240,6 +242,7 @@ def _logits(view: View, stream: Stream) -> str | None:
     The vocabulary is what the embedding looks up: a classifier of tokens has no logits over it.
     """
     tables = _vocabularies(view, stream.start)
+    end = stream.final_norm or stream.end
     found = []
     for value in view.topology.proto.graph.output:
         site = view.sites.get(value.name)
@@ -251,7 +254,7 @@ def _logits(view: View, stream: Stream) -> str | None:
             if i is None or view.nodes[i].op_type not in LOGIT_OPS or len(view.inputs(i)) != 1:
                 break
             above = view.inputs(i)[0]
-        if view.product_of(above) is not None and view.depends(above, stream.end):
+        if view.product_of(above) is not None and view.depends(above, end):
             found.append(value.name)
     return found[0] if len(found) == 1 else None
 

@@ -29,15 +29,15 @@ def norms_of(view: View, tensor: str) -> tuple[str, ...]:
             node = view.nodes[i]
             if node.op_type in FUSED_NORMS and node.input[0] == copy:
                 found.append(node.output[0])
-    for scaled in _decomposed(view, tensor):
-        found.extend(_with_gain_and_bias(view, scaled))
+        for scaled in _decomposed(view, copy):
+            found.extend(_with_gain_and_bias(view, scaled))
     return tuple(dict.fromkeys(found))
 
 
 def _copies(view: View, tensor: str) -> Iterator[str]:
     yield tensor
     for i in view.consumers(tensor):
-        if view.nodes[i].op_type in PASS:
+        if view.is_copy(i):
             yield from _copies(view, view.nodes[i].output[0])
 
 
@@ -64,9 +64,7 @@ def _decomposed(view: View, tensor: str) -> list[str]:
         from_statistics = [name for name in read if name in statistics]
         if not read or len(from_wide) + len(from_statistics) != len(read):
             continue
-        if node.op_type in REDUCTIONS:
-            statistics.add(out)
-        elif not from_wide and node.op_type in STATISTIC_OPS:
+        if node.op_type in REDUCTIONS or (not from_wide and node.op_type in STATISTIC_OPS):
             statistics.add(out)
         elif from_wide and from_statistics and node.op_type in ("Mul", "Div"):
             ends.append(out)
@@ -99,7 +97,7 @@ def _with_gain_and_bias(view: View, scaled: str) -> list[str]:
                     vector = not any(view.is_scalar(name) for name in node.input)
                     if node.op_type == op and len(view.inputs(i)) == 1 and vector:
                         gained.append(node.output[0])
-                    elif node.op_type not in PASS:
+                    elif not view.is_copy(i):
                         plain = True
             after += gained if gained and not plain else [tensor, *gained]
         ends = after

@@ -11,7 +11,7 @@ __all__ = ["Attention", "attention_parts", "find_attention", "is_mlp", "mlp_part
 
 SCORE_OPS = SHAPE_OPS | {"Mul", "Div", "Add", "Sub", "Where", "Tanh", "ReduceMax", "Max", "Clip"}
 PROBABILITY_OPS = SHAPE_OPS | {"Where", "Mul", "Slice"}
-SLICES = frozenset({"Split", "Slice", "Gather"})
+SLICES = frozenset({"Split", "Slice", "Gather", "GatherND"})
 # Fused attention that takes queries, keys and values as its first three inputs, to the position of
 # a bias that it adds to them (None if there is none); the others project inside.
 FUSED_OPEN: dict[tuple[str, str], int | None] = {
@@ -85,7 +85,7 @@ def _written_out(view: View, softmax: NodeProto, scores: str) -> list[Attention]
     found = []
     for i, through in _mixes_below(view, probs):
         node = view.nodes[i]
-        if not products or not node.input[0] == through:
+        if not products or node.input[0] != through:
             continue
         q = k = None
         if len(products) == 1 and _last_axis(view, softmax, scores):
@@ -136,8 +136,7 @@ def _last_axis(view: View, softmax: NodeProto, scores: str) -> bool:
     site = view.sites.get(softmax.output[0])
     axis = next((a.i for a in softmax.attribute if a.name == "axis"), -1)
     turned = any(
-        view.nodes[view.producer[name]].op_type == "Transpose"
-        for name in _score_path(view, scores)
+        view.nodes[view.producer[name]].op_type == "Transpose" for name in _score_path(view, scores)
     )
     return not turned and (axis == -1 or (site is not None and axis == len(site.axes) - 1))
 
@@ -269,9 +268,7 @@ def _last_product(view: View, branch: str, region: frozenset[str]) -> int | None
     return view.product_of(ends.pop()) if len(ends) == 1 else None
 
 
-def _heads(
-    view: View, attention: Attention, branch: str, region: frozenset[str]
-) -> str | None:
+def _heads(view: View, attention: Attention, branch: str, region: frozenset[str]) -> str | None:
     """What the output projection reads, if that is what the attention gave and nothing beside."""
     product = _last_product(view, branch, region)
     if product is None or not view.depends(view.nodes[product].output[0], attention.mixed):
@@ -329,4 +326,6 @@ def mlp_parts(view: View, branch: str, region: frozenset[str]) -> dict[str, str]
 
 def _adds_bias(view: View, node: int) -> bool:
     proto = view.nodes[node]
-    return proto.op_type in ("BiasGelu", "FastGelu") and len(proto.input) > 1 and bool(proto.input[1])
+    return (
+        proto.op_type in ("BiasGelu", "FastGelu") and len(proto.input) > 1 and bool(proto.input[1])
+    )

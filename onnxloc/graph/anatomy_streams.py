@@ -1,8 +1,9 @@
-"""Residual streams: chains of sums, each of which adds a branch that was computed from the stream."""
+"""Residual streams: chains of sums, each adding a branch that was computed from the stream."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import pairwise
 
 from onnxloc.graph.anatomy_norms import SKIP_NORMS, norms_of
 from onnxloc.graph.anatomy_view import View
@@ -179,10 +180,7 @@ def _chains(parents: list[int | None]) -> Iterator[list[int]]:
 
 def _linked(view: View, steps: list[Step]) -> list[Step]:
     """Steps whose `after` is where the next one begins."""
-    linked = [
-        replace(step, after=following.before)
-        for step, following in zip(steps, steps[1:], strict=False)
-    ]
+    linked = [replace(step, after=following.before) for step, following in pairwise(steps)]
     last = steps[-1]
     norms = _norms(view, last.total)
     # A post-norm network ends behind a norm as each of its steps does.

@@ -133,7 +133,9 @@ class View:
         """Tensors on the way from `start` to `end`: `end` is in, `barriers` and `start` are not."""
         start, barrier = frozenset(start), frozenset(barriers)
         above = self.above(end, start | barrier)
-        inside = sorted((self.producer[n], n) for n in above - start - barrier if n in self.producer)
+        inside = sorted(
+            (self.producer[n], n) for n in above - start - barrier if n in self.producer
+        )
         reached: set[str] = set()
         for i, name in inside:
             if any(x in reached or x in start for x in self._inputs[i]):
@@ -142,13 +144,18 @@ class View:
 
     def root(self, tensor: str) -> str:
         """The tensor whose values these are, behind casts, dropout and merging of axes."""
-        while (i := self.producer.get(tensor)) is not None and len(self._inputs[i]) == 1:
-            source = self._inputs[i][0]
-            op = self.nodes[i].op_type
-            if op not in PASS and not (op == "Reshape" and self._same_units(source, tensor)):
-                break
-            tensor = source
+        while (i := self.producer.get(tensor)) is not None and self.is_copy(i):
+            tensor = self._inputs[i][0]
         return tensor
+
+    def is_copy(self, node: int) -> bool:
+        """Whether a node gives on the values that it reads, batch and tokens merged or parted."""
+        if len(self._inputs[node]) != 1:
+            return False
+        (source,), proto = self._inputs[node], self.nodes[node]
+        return proto.op_type in PASS or (
+            proto.op_type == "Reshape" and self._same_units(source, proto.output[0])
+        )
 
     def _same_units(self, a: str, b: str) -> bool:
         x, y = self.sites.get(a), self.sites.get(b)
@@ -191,7 +198,9 @@ class View:
         if node is None or self.nodes[node].op_type not in PRODUCTS:
             return False
         weight = PRODUCTS[self.nodes[node].op_type]
-        operands = [self.nodes[node].input[k] for k in (0, weight) if k < len(self.nodes[node].input)]
+        operands = [
+            self.nodes[node].input[k] for k in (0, weight) if k < len(self.nodes[node].input)
+        ]
         return sum(name in self.data for name in operands) == 1
 
     def is_mix(self, node: int) -> bool:
@@ -202,10 +211,15 @@ class View:
     def product_input(self, node: int) -> str:
         """The tensor that a weight product reads: where it is quantised first, before that."""
         weight = PRODUCTS[self.nodes[node].op_type]
-        operands = [self.nodes[node].input[k] for k in (0, weight) if k < len(self.nodes[node].input)]
+        operands = [
+            self.nodes[node].input[k] for k in (0, weight) if k < len(self.nodes[node].input)
+        ]
         tensor = next(name for name in operands if name in self.data)
         quantiser = self.maker(tensor)
-        if quantiser is not None and quantiser.op_type in ("DynamicQuantizeLinear", "QuantizeLinear"):
+        if quantiser is not None and quantiser.op_type in (
+            "DynamicQuantizeLinear",
+            "QuantizeLinear",
+        ):
             return quantiser.input[0]
         return tensor
 

@@ -7,6 +7,9 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import onnx
+import onnx.inliner
+import onnx.shape_inference
+import onnx.version_converter
 from google.protobuf.message import DecodeError, Message
 from onnx import GraphProto, ModelProto, TensorProto
 
@@ -30,6 +33,16 @@ PREFIX = "onnxloc."
 MIN_IR = 4
 # What the rewriter adds is written in operators as they are from this version on.
 MIN_OPSET = 13
+# What onnx's C++ code raises; not all of it has a base class but Exception.
+ONNX_ERRORS = (
+    DecodeError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    onnx.checker.ValidationError,
+    onnx.shape_inference.InferenceError,
+    onnx.version_converter.ConvertError,
+)
 MAX_PROTOBUF = 2**31 - 1
 # onnxruntime reads this location as an address in its own memory.
 MEMORY_TAG = "_ORT_MEM_ADDR_"
@@ -138,7 +151,9 @@ def read_model(path: Path) -> ModelProto:
     except OSError as error:
         raise ModelError(f"cannot read {path}: {error.strerror}") from error
     except (DecodeError, ValueError) as error:
-        raise ModelError(f"{path} is not an ONNX model, or is damaged: {one_line(error)}") from error
+        raise ModelError(
+            f"{path} is not an ONNX model, or is damaged: {one_line(error)}"
+        ) from error
     if not proto.graph.node or not proto.graph.output:
         raise ModelError(f"{path} is not an ONNX model, or is damaged: it has no operations")
     return proto
@@ -174,21 +189,26 @@ def _node_tensors(node: onnx.NodeProto) -> Iterator[TensorProto]:
 
 
 def _check_text(message: Message) -> None:
-    """Touch every text, so that one which is not UTF-8 fails here and nowhere later."""
+    """Raise ValueError for a text that is not UTF-8; protobuf gives such a one as bytes."""
     for kind, value in message.ListFields():
         if kind.message_type is not None:
             for inner in (value,) if isinstance(value, Message) else value:
                 _check_text(inner)
-        elif kind.type == kind.TYPE_STRING and not isinstance(value, str):
-            list(value)
+        elif kind.type == kind.TYPE_STRING:
+            for text in (value,) if isinstance(value, str | bytes) else value:
+                if isinstance(text, bytes):
+                    raise ValueError(f"{kind.name} is not UTF-8: {text[:40]!r}")  # noqa: TRY004
 
 
 def _check_names(proto: ModelProto, path: Path) -> None:
     graphs = [proto.graph]
     while graphs:
         graph = graphs.pop()
-        values = (*graph.input, *graph.initializer)
-        names = [*(v.name for v in values), *(n for node in graph.node for n in node.output)]
+        names = [
+            *(value.name for value in graph.input),
+            *(tensor.name for tensor in graph.initializer),
+            *(name for node in graph.node for name in node.output),
+        ]
         for name in names:
             if name.startswith(PREFIX):
                 raise ModelError(
@@ -209,9 +229,12 @@ def _check_external(proto: ModelProto, bundle: Bundle) -> tuple[str, ...]:
         if name not in sizes:
             sizes[name] = _external_size(bundle.folder, name, tensor.name)
         offset, length = (entries.get(key, "0") for key in ("offset", "length"))
-        if not all(text.isascii() and text.isdigit() and len(text) < 20 for text in (offset, length)):
+        if not all(
+            text.isascii() and text.isdigit() and len(text) < 20 for text in (offset, length)
+        ):
             raise ModelError(
-                f"{tensor.name}: bad offset {offset!r:.30} or length {length!r:.30} of external data"
+                f"{tensor.name}: external data with a bad offset {offset!r:.30} or length "
+                f"{length!r:.30}"
             )
         end = int(offset) + int(length)
         if end > sizes[name]:
@@ -243,7 +266,9 @@ def _external_size(folder: Path, name: str, tensor: str) -> int:
 def _hash(bundle: Bundle, locations: tuple[str, ...]) -> str:
     digest = hashlib.sha256(sha256_file(bundle.model_path).encode())
     for name in locations:
-        digest.update(f"{name}:{_recorded(bundle, name) or sha256_file(bundle.folder / name)}".encode())
+        digest.update(
+            f"{name}:{_recorded(bundle, name) or sha256_file(bundle.folder / name)}".encode()
+        )
     return digest.hexdigest()
 
 
@@ -263,9 +288,30 @@ def _recorded(bundle: Bundle, name: str) -> str | None:
 
 def _normalised(proto: ModelProto, path: Path) -> ModelProto:
     proto = _raise_versions(_inline(proto, path), path)
+    _name_nodes_apart(proto.graph)
+    return _inferred(proto)
+
+
+def _name_nodes_apart(graph: GraphProto) -> None:
+    """Number the nodes that share a name: onnxruntime refuses them, ONNX allows them."""
+    taken = {node.name for node in graph.node}
+    seen: set[str] = set()
+    for number, node in enumerate(graph.node):
+        if node.name in seen and node.name:
+            name = f"{node.name}.{number}"
+            while name in taken:
+                name += "_"
+            node.name = name
+            taken.add(name)
+        seen.add(node.name)
+        for inner in attribute_graphs(node):
+            _name_nodes_apart(inner)
+
+
+def _inferred(proto: ModelProto) -> ModelProto:
     try:
         return onnx.shape_inference.infer_shapes(proto, strict_mode=False, data_prop=True)
-    except (onnx.shape_inference.InferenceError, DecodeError, ValueError, RuntimeError):
+    except ONNX_ERRORS:
         # Types that inference cannot give are found by running the graph (see runtime.probe).
         return proto
 
@@ -276,7 +322,7 @@ def _raise_versions(proto: ModelProto, path: Path) -> ModelProto:
     if _opset(proto) < MIN_OPSET:
         try:
             proto = onnx.version_converter.convert_version(proto, MIN_OPSET)
-        except (onnx.version_converter.ConvertError, DecodeError, RuntimeError, ValueError) as error:
+        except ONNX_ERRORS as error:
             raise ModelError(
                 f"{path} uses an operator set older than {MIN_OPSET} and cannot be converted: "
                 f"{one_line(error)}"
@@ -294,20 +340,16 @@ def _raise_versions(proto: ModelProto, path: Path) -> ModelProto:
 def _inline(proto: ModelProto, path: Path) -> ModelProto:
     if not proto.functions:
         return proto
-    import onnx.inliner
-
     _align_versions(proto)
+    versions = {o.domain: o.version for o in proto.opset_import}
+    differ = any(versions[o.domain] != o.version for f in proto.functions for o in f.opset_import)
     try:
-        # A function that still imports a domain at another version is converted; without that the
-        # inliner skips it in silence.
-        proto = onnx.inliner.inline_local_functions(proto, convert_version=True)
-    except (
-        onnx.checker.ValidationError,
-        onnx.version_converter.ConvertError,
-        DecodeError,
-        RuntimeError,
-        ValueError,
-    ) as error:
+        # Without conversion the inliner skips a function of another version in silence. To convert
+        # one, it has to know the types of what the function takes and gives.
+        proto = onnx.inliner.inline_local_functions(
+            _inferred(proto) if differ else proto, convert_version=differ
+        )
+    except ONNX_ERRORS as error:
         raise ModelError(f"{path}: its functions cannot be inlined: {one_line(error)}") from error
     if proto.functions:
         names = ", ".join(f.name for f in proto.functions)

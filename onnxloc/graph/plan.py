@@ -7,7 +7,7 @@ from typing import Literal, get_args
 
 from onnxloc.errors import OptionError
 
-__all__ = ["Edit", "EditForm", "Plan", "Pool", "TargetLogProbs", "Tap"]
+__all__ = ["Edit", "EditForm", "Plan", "Pool", "Tap", "TargetLogProbs"]
 
 Pool = Literal["last", "mean", "sum", "max", "none"]
 EditForm = Literal["replace", "affine"]

@@ -104,7 +104,9 @@ class _Writer:
 
     def narrow(self, plan: Plan) -> None:
         """Compute only the last token of what only the last token is read of."""
-        if any(isinstance(size, int) for spec in self.graph.inputs for size in spec.dims[1:2]):
+        # Keys and values of earlier tokens have four axes, and a fixed number of heads there.
+        inputs = [spec for spec in self.graph.inputs if len(spec.dims) != 4]
+        if any(isinstance(size, int) for spec in inputs for size in spec.dims[1:2]):
             # Where the length is fixed, a constant may have a token axis: a table of positions.
             return
         last = {tap.site for tap in plan.taps if tap.pool == "last"}

@@ -201,7 +201,9 @@ def _glob(pattern: str) -> re.Pattern[str]:
     meaning = {"**": ".*", "*": f"{one}*", "?": one}
     parts = re.split(r"(\*\*+|\*|\?)", pattern)
     return re.compile(
-        "".join(meaning.get(part[:2] if "*" in part else part) or re.escape(part) for part in parts),
+        "".join(
+            meaning.get(part[:2] if "*" in part else part) or re.escape(part) for part in parts
+        ),
         re.DOTALL,
     )
 

@@ -13,6 +13,7 @@ from onnxloc.graph.plan import Plan
 from onnxloc.graph.rewrite import instrument
 from onnxloc.graph.sites import Site, SiteTable, find_sites
 from onnxloc.graph.topology import Topology
+from onnxloc.registry import one_line
 from onnxloc.runtime.probe import trace
 from onnxloc.runtime.providers import RuntimeOptions
 from onnxloc.runtime.session import Session
@@ -105,6 +106,8 @@ class Model:
         OptionError
             If a text has no tokens, or more than the model takes.
         """
+        if max_tokens < 0:
+            raise OptionError("the number of tokens to cut at must be 0 (no cut) or more")
         if bos and self.bundle.info.bos_token_id is None:
             raise BundleError(f"{self.bundle.folder}: the model has no BOS token; use --no-bos")
         front = [self.bundle.info.bos_token_id] if bos else []
@@ -119,7 +122,9 @@ class Model:
         Raises
         ------
         BundleError
-            If the model has neither.
+            If the model has neither, or the bundle has no tokenizer.
+        OptionError
+            If a text has no tokens, or more than the model takes.
         """
         info = self.bundle.info
         prefix = info.bos_token_id if info.bos_token_id is not None else info.eos_token_id
@@ -131,19 +136,32 @@ class Model:
         return self._encode(texts, [prefix], 0)
 
     def _encode(self, texts: list[str], front: list[int], max_tokens: int) -> list[list[int]]:
-        encoded = self.bundle.tokenizer.encode_batch(texts, add_special_tokens=False)
+        for text in texts:
+            try:
+                text.encode()
+            except UnicodeEncodeError as error:
+                raise OptionError(f"this text is not valid Unicode: {text!r:.60}") from error
+        tokenizer = self.bundle.tokenizer
+        try:
+            encoded = tokenizer.encode_batch(texts, add_special_tokens=False)
+        except Exception as error:  # tokenizers raises bare Exception for a text it cannot split
+            raise BundleError(
+                f"the tokenizer of {self.bundle.folder} fails: {one_line(error)}"
+            ) from error
+        if front and max_tokens and max_tokens <= len(front):
+            raise OptionError("--max-tokens 1 leaves nothing of a text behind the BOS token")
         limit = self.bundle.info.max_tokens
         out = []
         for text, one in zip(texts, encoded, strict=True):
-            ids = front + one.ids
+            if not one.ids:
+                raise OptionError(f"this text has no tokens: {text!r:.60}")
+            ids = [*front, *one.ids]
             if max_tokens:
                 ids = ids[:max_tokens]
-            if len(ids) == len(front):
-                raise OptionError(f"this text has no tokens: {text!r:.60}")
             if limit is not None and len(ids) > limit:
                 raise OptionError(
-                    f"this text has {len(ids)} tokens, the model takes {limit}: {text[:40]!r}…; "
-                    "shorten it or cut it with --max-tokens"
+                    f"this text has {len(ids)} tokens, the model takes {limit}; shorten it: "
+                    f"{text!r:.60}"
                 )
             out.append(ids)
         return out

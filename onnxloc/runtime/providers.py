@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from types import ModuleType
 
 from onnxloc.errors import OptionError, RuntimeMissingError
-from onnxloc.registry import did_you_mean
+from onnxloc.registry import did_you_mean, one_line
 
 __all__ = ["RuntimeOptions", "import_onnxruntime", "provider_name"]
 
@@ -49,20 +49,26 @@ def import_onnxruntime() -> ModuleType:
     """
     try:
         import onnxruntime
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         raise RuntimeMissingError(
             "onnxruntime is not installed; run pip install 'onnxloc[cpu]', or 'onnxloc[gpu]' for "
             "an NVIDIA GPU"
         ) from error
+    except ImportError as error:
+        raise RuntimeMissingError(
+            f"the installed onnxruntime cannot be loaded ({one_line(error)}); reinstall it with "
+            "pip install --force-reinstall 'onnxloc[cpu]', or 'onnxloc[gpu]'"
+        ) from error
     if not hasattr(onnxruntime, "InferenceSession"):
         raise RuntimeMissingError(
-            "the installed onnxruntime is broken; reinstall it with pip install 'onnxloc[cpu]'"
+            "the installed onnxruntime is incomplete; reinstall it with "
+            "pip install --force-reinstall 'onnxloc[cpu]', or 'onnxloc[gpu]'"
         )
     return onnxruntime  # type: ignore[no-any-return]
 
 
 def provider_name(options: RuntimeOptions) -> str:
-    """onnxruntime's name of the provider that was asked for.
+    """Onnxruntime's name of the provider that was asked for.
 
     Raises
     ------

@@ -14,11 +14,11 @@ from onnx import ModelProto
 from onnxloc.errors import ModelError, OptionError, RuntimeMissingError
 from onnxloc.graph.plan import Tap
 from onnxloc.graph.rewrite import LAST_INDEX, LOGPROBS, TARGETS, TOKEN_MASK, Instrumented
+from onnxloc.registry import did_you_mean, one_line
 from onnxloc.runtime.batches import Batch
 from onnxloc.runtime.feeds import model_feeds
 from onnxloc.runtime.parts import Part, join, parts
 from onnxloc.runtime.providers import RuntimeOptions, import_onnxruntime, provider_name
-from onnxloc.registry import one_line
 
 __all__ = ["EditValues", "Session", "make_session", "run_session"]
 
@@ -122,8 +122,13 @@ class Session:
 
     @property
     def provider(self) -> str:
-        """onnxruntime's name of the provider in use."""
+        """Onnxruntime's name of the provider in use."""
         return str(self._session.get_providers()[0])
+
+    @property
+    def handle(self) -> Any:
+        """The session as onnxruntime has it."""
+        return self._session
 
     def taps(self, batch: Batch, edits: EditValues | None = None) -> dict[Tap, Array]:
         """The pooled activations of a batch: for each tap, ``[rows, units]``.
@@ -145,7 +150,7 @@ class Session:
             If the model fails, or cannot take the batch.
         """
         names = [self.instrumented.tap_outputs[tap] for tap in self.plan.taps]
-        return dict(zip(self.plan.taps, self._run(names, batch, edits, {}), strict=True))
+        return dict(zip(self.plan.taps, self._run(names, batch, edits), strict=True))
 
     def target_logprobs(
         self, batch: Batch, edits: EditValues | None = None
@@ -156,27 +161,23 @@ class Session:
         """
         if self.plan.head is None:
             raise OptionError("the plan has no head for log-probabilities")
-        targets = np.zeros_like(batch.ids)
-        targets[:, :-1] = batch.ids[:, 1:]
-        (values,) = self._run([LOGPROBS], batch, edits, {TARGETS: targets})
+        (values,) = self._run([LOGPROBS], batch, edits)
         return [
-            values[row, : length - 1].astype(np.float64)
-            for row, length in enumerate(batch.lengths)
+            values[row, : length - 1].astype(np.float64) for row, length in enumerate(batch.lengths)
         ]
 
     def outputs(self, batch: Batch, edits: EditValues | None = None) -> dict[str, Array]:
         """The kept outputs of the original graph. Parameters and errors are those of `taps`."""
         names = list(self.plan.outputs)
-        return dict(zip(names, self._run(names, batch, edits, {}), strict=True))
+        return dict(zip(names, self._run(names, batch, edits), strict=True))
 
     def _run(
         self,
         names: list[str],
         batch: Batch,
         edits: EditValues | None,
-        extra: Mapping[str, Array],
     ) -> list[Array]:
-        operands = self._operands(batch, edits or {})
+        operands = self.operands(batch, edits or {})
         done: list[tuple[Part, list[Array]]] = []
         for part in parts(batch, self.instrumented.graph.inputs):
             feeds = model_feeds(self._specs, part.batch)
@@ -185,7 +186,7 @@ class Session:
             if TOKEN_MASK in self._inputs:
                 feeds[TOKEN_MASK] = part.batch.mask.copy()
             if TARGETS in self._inputs:
-                ...
+                feeds[TARGETS] = np.pad(part.batch.ids[:, 1:], ((0, 0), (0, 1)))
             # onnxruntime has written into callers' arrays: each run gets its own.
             feeds.update({name: part.operand(value).copy() for name, value in operands.items()})
             try:
@@ -193,7 +194,59 @@ class Session:
             except ModelError as error:
                 rows, tokens = part.batch.ids.shape
                 raise ModelError(f"{error} (on {rows} rows of {tokens} tokens)") from error
-        return [
-            join(batch, [(part, values[i]) for part, values in done], by_token=by_token)
-            for i in range(len(names))
-        ]
+        joined = []
+        for i, name in enumerate(names):
+            results = [(part, values[i]) for part, values in done]
+            joined.append(join(batch, results, by_token=self._by_token(name, results)))
+        return joined
+
+    def _by_token(self, name: str, results: Sequence[tuple[Part, Array]]) -> bool:
+        """Whether the second axis of a result runs over tokens."""
+        if name in self.instrumented.tap_outputs.values():
+            return results[0][1].ndim == 3
+        return all(v.ndim > 1 and v.shape[1] == p.batch.ids.shape[1] for p, v in results)
+
+    def operands(self, batch: Batch, edits: EditValues) -> dict[str, Array]:
+        """Every operand of every edit, by the graph's input; edits and errors are as in `taps`."""
+        known = self.instrumented.edit_inputs
+        for tensor in edits:
+            if tensor not in known:
+                hint = did_you_mean(tensor, known)
+                raise OptionError(f"the plan does not edit {tensor!r}{hint}")
+        operands: dict[str, Array] = {}
+        for tensor, inputs in known.items():
+            given = edits.get(tensor)
+            if given is not None and len(given) != len(inputs):
+                kinds = ", ".join(name.rpartition(".")[2] for name in inputs)
+                raise OptionError(f"the edit of {tensor!r} takes {kinds}; got {len(given)} arrays")
+            for i, name in enumerate(inputs):
+                # An edit behind all that is read has been pruned.
+                if name in self._inputs:
+                    value = None if given is None else given[i]
+                    operands[name] = self._operand(batch, name, value)
+        return operands
+
+    def _operand(self, batch: Batch, name: str, value: Array | None) -> Array:
+        dtype, units = self._edit_inputs[name]
+        kind = name.rpartition(".")[2]
+        if value is None:
+            return np.full((1, 1, units), IDENTITY[kind], dtype=dtype)
+        value = np.asarray(value, dtype=dtype)
+        rows, tokens = batch.ids.shape
+        fits = value.ndim == 3 and value.shape[0] in (1, rows) and value.shape[1] in (1, tokens)
+        if not fits or value.shape[2] != units:
+            raise OptionError(
+                f"the {kind} of an edit has shape {list(value.shape)}; it takes "
+                f"[{rows} or 1, {tokens} or 1, {units}]"
+            )
+        return value
+
+    @cached_property
+    def _edit_inputs(self) -> dict[str, tuple[str, int]]:
+        """Dtype and units of each operand, as onnxruntime has them."""
+        names = {name for inputs in self.instrumented.edit_inputs.values() for name in inputs}
+        return {
+            value.name: (TYPES[value.type], value.shape[-1])
+            for value in self._session.get_inputs()
+            if value.name in names
+        }

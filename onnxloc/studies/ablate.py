@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from onnxloc.choose import count_for_percent, top_units
 from onnxloc.errors import OptionError
 from onnxloc.folder import new_folder
-from onnxloc.graph.plan import Edit, Plan, Tap, TargetLogProbs
+from onnxloc.graph.plan import Edit, Plan, TargetLogProbs
 from onnxloc.graph.sites import Site
 from onnxloc.network import Network, draw_controls, network_from_flat
 from onnxloc.progress import Progress
-from onnxloc.runtime.batches import Batch, batches
+from onnxloc.runtime.batches import Batch
 from onnxloc.runtime.model import Model
 from onnxloc.runtime.providers import RuntimeOptions
 from onnxloc.runtime.session import Session
@@ -33,6 +33,7 @@ from onnxloc.store import (
     write_table,
 )
 from onnxloc.studies.effects import Condition, TaskScores, effects_table, summarise
+from onnxloc.studies.means import mean_activations
 from onnxloc.tasks import Task
 
 if TYPE_CHECKING:
@@ -230,7 +231,14 @@ def ablate(
     encoded = [model.encode_scored([x for i in task.items for x in i.texts]) for task in tasks]
     session = model.compile(plan, runtime)
     if options.replacement == "mean":
-        values = _mean_activations(model, sites, encoded, options, runtime, show_progress)
+        values = mean_activations(
+            model,
+            sites,
+            [sequence for sequences in encoded for sequence in sequences],
+            runtime,
+            batch_size=options.batch_size,
+            show_progress=show_progress,
+        )
     else:
         values = {site.tensor: np.zeros((1, 1, site.units), site.dtype) for site in sites}
     masks = _masks(sites, conditions, networks)
@@ -334,32 +342,6 @@ def _masks(
                 mask[row, 0, networks[condition].units[site.name]] = True
         masks[site.tensor] = mask
     return masks
-
-
-def _mean_activations(
-    model: Model,
-    sites: tuple[Site, ...],
-    encoded: Sequence[Sequence[list[int]]],
-    options: AblateOptions,
-    runtime: RuntimeOptions,
-    show_progress: bool,
-) -> dict[str, Array]:
-    """Mean of each unit over all tokens of all texts, ``[1, 1, units]``, in the intact model."""
-    sequences = [sequence for task in encoded for sequence in task]
-    session = model.compile(Plan(taps=tuple(Tap(site.tensor, "sum") for site in sites)), runtime)
-    sums = {site.tensor: np.zeros(site.units) for site in sites}
-    with Progress("averaging", len(sequences), show=show_progress) as progress:
-        for batch in batches(sequences, max_rows=options.batch_size, pad=model.pad):
-            for tap, values in session.taps(batch).items():
-                sums[tap.site] += values.sum(axis=0, dtype=np.float64)
-            progress.add(len(batch.rows))
-    tokens = sum(len(sequence) for sequence in sequences)
-    return {
-        site.tensor: (sums[site.tensor] / (tokens if site.has_tokens else len(sequences)))
-        .astype(site.dtype)
-        .reshape(1, 1, -1)
-        for site in sites
-    }
 
 
 def _score(

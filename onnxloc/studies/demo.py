@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from onnxloc.fetch import fetch
+from onnxloc.recipes import fetch
 from onnxloc.folder import check_free, new_folder
 from onnxloc.report import write_report
 from onnxloc.runtime.model import Model

@@ -37,12 +37,13 @@ def replacing(model: LlamaForCausalLM, replaced: Replaced) -> Iterator[None]:
     """Change units of the blocks' outputs, at every token, while the model runs."""
 
     def hook(units: NDArray[np.int64], values: Floats | float) -> Any:
-        new = torch.as_tensor(np.asarray(values, dtype=np.float32))
+        new = torch.tensor(np.asarray(values, dtype=np.float32))
+        index = torch.tensor(units)
 
         def change(_module: torch.nn.Module, _args: object, out: torch.Tensor) -> torch.Tensor:
             assert isinstance(out, torch.Tensor)
             out = out.clone()
-            out[..., torch.from_numpy(units)] = new
+            out[..., index] = new
             return out
 
         return change

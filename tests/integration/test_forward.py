@@ -159,9 +159,7 @@ def test_target_logprobs_and_perplexity_are_those_of_torch(model, torch_model, f
     worst = max(np.abs(ours[row] - theirs[row]).max() for row in ours)
     figure("target log-probabilities, max abs difference from torch in float64", worst)
     assert worst <= 2e-3
-    means, counts = (
-        np.array([each(ours[row]) for row in sorted(ours)]) for each in (np.mean, len)
-    )
+    means, counts = (np.array([each(ours[row]) for row in sorted(ours)]) for each in (np.mean, len))
     expected = np.exp(-np.concatenate(list(theirs.values())).mean())
     assert perplexity(means, counts) == pytest.approx(expected, rel=1e-3)
 

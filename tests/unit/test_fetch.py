@@ -18,7 +18,7 @@ from onnxloc import download
 from onnxloc.bundle import Bundle
 from onnxloc.download import Source
 from onnxloc.errors import ExportError, FetchError, OptionError, RunError
-from onnxloc.fetch import fetch, home, load_recipe, recipes
+from onnxloc.recipes import fetch, home, load_recipe, recipes
 
 pytestmark = pytest.mark.unit
 

@@ -1,0 +1,115 @@
+"""``onnxloc bake``."""
+
+from pathlib import Path
+from typing import Literal
+
+import click
+
+from onnxloc.cli.common import (
+    force_option,
+    model_argument,
+    open_model,
+    output_option,
+    runtime_options,
+)
+
+
+@click.command("bake")
+@model_argument
+@click.option(
+    "--network",
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="RUN|FILE",
+    help="A run of onnxloc localize, or a network file.",
+)
+@click.option(
+    "--with",
+    "replacement",
+    type=click.Choice(["zero", "mean"]),
+    default="zero",
+    show_default=True,
+    help="What the network's units become.",
+)
+@click.option(
+    "--task",
+    "tasks",
+    multiple=True,
+    default=("text",),
+    show_default=True,
+    help="Whose texts the means are taken over; may be given again: text (the localizer's "
+    "sentences), text:FILE, pairs, a BLiMP JSONL file or folder.",
+)
+@click.option(
+    "--localizer",
+    default=None,
+    help="Whose sentences the task text takes. Default: those of the run.",
+)
+@click.option(
+    "--batch-size",
+    type=click.IntRange(min=1),
+    default=32,
+    show_default=True,
+    help="Texts run at a time for the means.",
+)
+@click.option("--force-model", is_flag=True, help="Use a network of another model.")
+@runtime_options
+@output_option("The bundle to write.", required=True)
+@force_option
+def command(
+    model: str,
+    network: Path,
+    replacement: Literal["zero", "mean"],
+    tasks: tuple[str, ...],
+    localizer: str | None,
+    batch_size: int,
+    force_model: bool,
+    provider: str,
+    threads: int,
+    output: Path,
+    force: bool,
+) -> None:
+    """Write MODEL with a network's units replaced, as an ordinary .onnx in a bundle.
+
+    The inputs and outputs stay as they are; plain onnxruntime runs OUTPUT/model.onnx, and Netron
+    shows it.
+
+    \b
+    Examples:
+      onnxloc bake smollm2-135m --network runs/language -o bundles/ablated
+      onnxloc bake smollm2-135m --network runs/language --with mean --task text:lines.txt -o bundles/mean
+    """  # noqa: D301, E501
+    from onnxloc.folder import check_free
+    from onnxloc.network import Network
+    from onnxloc.runtime.providers import RuntimeOptions
+    from onnxloc.stimuli import load_stimuli
+    from onnxloc.store import Run
+    from onnxloc.studies.bake import BakeOptions, bake_network
+    from onnxloc.tasks import TaskInputs, load_task
+
+    options = BakeOptions(replacement=replacement, batch_size=batch_size)
+    runtime = RuntimeOptions(provider=provider, threads=threads)
+    check_free(output, force=force)
+    chosen = Network.load(network)
+    texts: list[str] = []
+    if replacement == "mean":
+        inputs = TaskInputs()
+        if "text" in tasks:
+            recorded = Run.open(network).localizer if network.is_dir() else None
+            stimuli = load_stimuli(localizer or recorded or "language")
+            inputs = TaskInputs(stimuli.positive, f"the localizer {stimuli.name}")
+        loaded = [load_task(task, inputs) for task in tasks]
+        texts = [text for task in loaded for item in task.items for text in item.texts]
+    baked = bake_network(
+        open_model(model),
+        chosen,
+        output,
+        options,
+        runtime,
+        texts=texts,
+        force_model=force_model,
+        force=force,
+        show_progress=True,
+    )
+    click.echo(f"{baked.units:,} units in {baked.sites} sites set to {replacement}")
+    click.echo(f"wrote {output}")

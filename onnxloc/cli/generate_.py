@@ -1,0 +1,159 @@
+"""``onnxloc generate``."""
+
+import json
+from pathlib import Path
+from typing import Literal
+
+import click
+
+from onnxloc.cli.common import model_argument, open_model, runtime_options
+
+
+@click.command("generate")
+@model_argument
+@click.option("--prompt", "given", multiple=True, metavar="TEXT",
+              help="What is continued; may be given again.")  # fmt: skip
+@click.option(
+    "--prompts",
+    "file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="A UTF-8 file with a prompt a line.",
+)
+@click.option(
+    "--network",
+    type=click.Path(path_type=Path),
+    metavar="RUN|FILE",
+    help="A run of onnxloc localize, or a network file: continue with it ablated, too.",
+)
+@click.option(
+    "--with",
+    "replacement",
+    type=click.Choice(["zero", "mean"]),
+    default="zero",
+    show_default=True,
+    help="What an ablated unit becomes: 0, or its mean over the prompts' tokens.",
+)
+@click.option(
+    "--max-new-tokens",
+    type=click.IntRange(min=1),
+    default=64,
+    show_default=True,
+    help="Tokens to write behind each prompt, at most.",
+)
+@click.option(
+    "--temperature",
+    type=click.FloatRange(min=0),
+    default=0.0,
+    show_default=True,
+    help="0: take the likeliest token. Else draw from the softmax of the logits divided by it.",
+)
+@click.option(
+    "--top-k",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Draw from so many likeliest tokens; 0: all.",
+)
+@click.option(
+    "--top-p",
+    type=click.FloatRange(min=0, max=1, min_open=True),
+    default=1.0,
+    show_default=True,
+    help="Draw from the fewest likeliest tokens with at least this probability together.",
+)
+@click.option(
+    "--bos/--no-bos",
+    default=None,
+    help="Put a BOS token in front. Default: what the model's metadata says.",
+)
+@click.option(
+    "--batch-size",
+    type=click.IntRange(min=1),
+    default=32,
+    show_default=True,
+    help="Rows run at a time; both conditions of a prompt are rows.",
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Of the draws.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--force-model", is_flag=True, help="Use a network of another model.")
+@runtime_options
+def command(
+    model: str,
+    given: tuple[str, ...],
+    file: Path | None,
+    network: Path | None,
+    replacement: Literal["zero", "mean"],
+    max_new_tokens: int,
+    temperature: float,
+    top_k: int,
+    top_p: float,
+    bos: bool | None,
+    batch_size: int,
+    seed: int,
+    as_json: bool,
+    force_model: bool,
+    provider: str,
+    threads: int,
+) -> None:
+    """Continue prompts with MODEL and, given a network, with the network ablated.
+
+    A model that was exported with its KV cache (onnxloc export gguf --with-past, or optimum) is
+    several times faster here.
+
+    \b
+    Examples:
+      onnxloc generate smollm2-135m --prompt 'The capital of France is' --max-new-tokens 8
+      onnxloc generate smollm2-135m --prompts lines.txt --network runs/language --with zero
+      onnxloc generate bundles/past --prompt 'Once upon a time' --temperature 0.8 --top-p 0.95
+    """  # noqa: D301
+    from onnxloc.network import Network
+    from onnxloc.runtime.providers import RuntimeOptions
+    from onnxloc.runtime.sampling import Sampling
+    from onnxloc.studies.continuations import ContinueOptions, continue_prompts
+    from onnxloc.tasks.readers import text_file_task
+
+    sampling = Sampling(
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        seed=seed,
+    )
+    options = ContinueOptions(
+        sampling=sampling, replacement=replacement, bos=bos, batch_size=batch_size
+    )
+    runtime = RuntimeOptions(provider=provider, threads=threads)
+    lines = [item.texts[0] for item in text_file_task(file).items] if file else []
+    found = continue_prompts(
+        open_model(model),
+        [*given, *lines],
+        options,
+        runtime,
+        network=Network.load(network) if network else None,
+        force_model=force_model,
+        show_progress=True,
+    )
+    if as_json:
+        click.echo(json.dumps(found.record, indent=2, ensure_ascii=False))
+        return
+    for item in found.items:
+        if item.condition == "intact":
+            click.echo(f"\n{printable(item.prompt)}")
+        click.echo(f"  {item.condition:<8}{printable(item.text)}")
+
+
+def printable(text: str) -> str:
+    r"""The text on one line, with control characters written as ``\n`` and the like.
+
+    A model may write anything, and a terminal obeys control characters.
+    """
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text
+    )

@@ -1,0 +1,166 @@
+"""Baking: a network's ablation as a model of its own, which any ONNX runtime runs."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+
+from onnxloc.bundle import BundleInfo
+from onnxloc.errors import NetworkError, OptionError
+from onnxloc.graph.bake import FixedEdit, bake
+from onnxloc.graph.external import check_apart, set_note, write_bundle
+from onnxloc.graph.load import read_model
+from onnxloc.graph.sites import Site
+from onnxloc.network import Network
+from onnxloc.runtime.model import Model
+from onnxloc.runtime.providers import RuntimeOptions
+from onnxloc.studies.means import mean_activations
+
+__all__ = ["BakeOptions", "Baked", "bake_network"]
+
+Replacement = Literal["zero", "mean"]
+# Under this key a baked model says what it is, also without its bundle.json.
+NOTE = "onnxloc.baked"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BakeOptions:
+    """What is built in.
+
+    Attributes
+    ----------
+    replacement : {"zero", "mean"}
+        What a unit of the network becomes: 0, or its mean over all tokens of the given texts in the
+        intact model.
+    batch_size : int
+        Rows run at a time for the means.
+    """
+
+    replacement: Replacement = "zero"
+    batch_size: int = 32
+
+    def __post_init__(self) -> None:
+        if self.replacement not in get_args(Replacement):
+            raise OptionError(f"a unit is replaced by zero or mean, not by {self.replacement!r}")
+        if self.batch_size < 1:
+            raise OptionError("the batch size must be 1 or more")
+
+
+@dataclass(frozen=True)
+class Baked:
+    """What was built in: how many units, in how many sites."""
+
+    units: int
+    sites: int
+
+
+def bake_network(
+    model: Model,
+    network: Network,
+    path: Path,
+    options: BakeOptions | None = None,
+    runtime: RuntimeOptions | None = None,
+    *,
+    texts: Sequence[str] = (),
+    force_model: bool = False,
+    force: bool = False,
+    show_progress: bool = False,
+) -> Baked:
+    """Write a bundle in whose model the network's units are replaced at every token.
+
+    The model's inputs and outputs stay as they are. Its external data is copied, not linked: a
+    change of one file must never reach the other model.
+
+    Parameters
+    ----------
+    model : Model
+        The model.
+    network : Network
+        The units to replace.
+    path : Path
+        The bundle to write.
+    options : BakeOptions, optional
+        What they become.
+    runtime : RuntimeOptions, optional
+        Provider and threads for the means.
+    texts : sequence of str
+        What the means are taken over, each behind a prefix token, as `ablate` does; needed for
+        "mean" only.
+    force_model : bool
+        Use a network of another model.
+    force : bool
+        Replace a bundle that stands at `path`.
+    show_progress : bool
+        Draw a bar, if standard error is a terminal.
+
+    Raises
+    ------
+    OnnxlocError
+        One of its kinds, if the model, the network and the texts do not go together, or the bundle
+        cannot be written.
+    """
+    options = options or BakeOptions()
+    check_apart(model.bundle, path)
+    network.check_model(model.graph.hash, force_model)
+    sites = _sites(model, network)
+    if options.replacement == "mean":
+        if not texts:
+            raise OptionError("means need texts to be taken over")
+        means = mean_activations(
+            model,
+            sites,
+            model.encode_scored(list(texts)),
+            runtime or RuntimeOptions(),
+            batch_size=options.batch_size,
+            show_progress=show_progress,
+        )
+        values = {tensor: mean.reshape(-1) for tensor, mean in means.items()}
+    else:
+        values = {site.tensor: np.zeros(site.units, site.dtype) for site in sites}
+    edits: dict[str, FixedEdit] = {}
+    for site in sites:
+        # Two names of a network may stand for one tensor.
+        mask = np.zeros(site.units, dtype=np.bool_)
+        for name, units in network.units.items():
+            if model.sites.find(name) == site:
+                mask[units] = True
+        edits[site.tensor] = FixedEdit(mask, values[site.tensor])
+    proto = bake(model.graph, model.sites, edits)
+    # Loading drops inputs that have a default value, and completes the outputs' shapes.
+    original = read_model(model.bundle.model_path).graph
+    del proto.graph.input[:], proto.graph.output[:]
+    proto.graph.input.extend(original.input)
+    proto.graph.output.extend(original.output)
+    set_note(proto, NOTE, f"{network.size} units set to {options.replacement}")
+    write_bundle(model.bundle, proto, path, _info(model, network, options), force=force)
+    return Baked(int(sum(edit.mask.sum() for edit in edits.values())), len(edits))
+
+
+def _sites(model: Model, network: Network) -> tuple[Site, ...]:
+    if network.size == 0:
+        raise OptionError("the network has no units, so there is nothing to build in")
+    found = {}
+    for name in network.units:
+        site = model.sites.find(name)
+        if site.units != network.sites[name]:
+            raise NetworkError(
+                f"{name} has {site.units} units in this model, {network.sites[name]} in the network"
+            )
+        found[site.tensor] = site
+    return tuple(found.values())
+
+
+def _info(model: Model, network: Network, options: BakeOptions) -> BundleInfo:
+    info = model.bundle.info
+    return replace(
+        info,
+        name=f"{info.name}-{options.replacement}",
+        exporter="bake",
+        versions={name: version(name) for name in ("onnxloc", "numpy", "onnx")},
+        source=f"{info.name}, {network.size} units set to {options.replacement}",
+        source_sha256=model.graph.hash,
+        opset=model.graph.opset,
+    )

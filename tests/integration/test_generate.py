@@ -1,0 +1,118 @@
+"""The real model generates what transformers generates from the same weights."""
+
+import numpy as np
+import pytest
+import torch
+from helpers.torch_reference import replacing
+
+from onnxloc.graph.plan import Edit, Plan
+from onnxloc.network import network_from_flat
+from onnxloc.runtime.generate import Sampling, generate, generation_plan
+from onnxloc.runtime.providers import RuntimeOptions
+from onnxloc.studies.continuations import ContinueOptions, continue_prompts
+
+pytestmark = pytest.mark.integration
+
+PROMPTS = (
+    "The capital of France is",
+    "Once upon a time there was",
+    "Water boils at 100 degrees, and",
+    "def add(a, b):",
+)
+COUNT = 32
+
+
+@pytest.fixture(scope="module")
+def past_model(gguf_path, tmp_path_factory):
+    from onnxloc_exporters.gguf_ import GGUFExporter
+
+    from onnxloc.runtime.model import Model
+
+    folder = tmp_path_factory.mktemp("generate") / "past"
+    return Model.open(GGUFExporter(with_past=True).export(gguf_path, folder))
+
+
+@pytest.fixture(scope="module")
+def session(past_model):
+    """With every block's output edited."""
+    edits = [Edit(site.tensor) for site in past_model.sites.match(["block.*.out"])]
+    return past_model.compile(generation_plan(past_model, edits), RuntimeOptions())
+
+
+@pytest.fixture(scope="module")
+def encoded(past_model):
+    return past_model.encode(list(PROMPTS), bos=past_model.bundle.info.add_bos)
+
+
+@torch.no_grad()
+def reference(torch_model, prompt):
+    ids = torch.tensor([prompt])
+    out = torch_model.generate(
+        ids,
+        attention_mask=torch.ones_like(ids),
+        max_new_tokens=COUNT,
+        do_sample=False,
+        eos_token_id=None,
+        pad_token_id=0,
+        repetition_penalty=1.0,
+    )
+    return tuple(out[0, len(prompt) :].tolist())
+
+
+def test_the_form_with_past_has_the_same_anatomy(model, past_model):
+    names = [[s.name for s in m.sites if s.role != "op"] for m in (model, past_model)]
+    assert names[0] == names[1]
+    assert past_model.blocks == 30
+
+
+def test_greedy_tokens_are_those_of_transformers(session, encoded, torch_model, figure):
+    found = generate(session, encoded, Sampling(max_new_tokens=COUNT))
+    expected = [reference(torch_model, prompt) for prompt in encoded]
+    assert [one.ids for one in found] == expected
+    assert all(len(one.ids) == COUNT for one in found)
+    for prompt, one in zip(encoded, found, strict=True):
+        with torch.no_grad():
+            logits = torch_model(torch.tensor([[*prompt, *one.ids]])).logits[0].double()
+        logprobs = torch.log_softmax(logits, -1)[len(prompt) - 1 : -1]
+        theirs = logprobs[torch.arange(COUNT), torch.tensor(one.ids)].numpy()
+        worst = np.abs(theirs - one.logprobs).max()
+        figure("log-probabilities of generated tokens, max abs difference from torch", worst)
+        assert worst <= 2e-3
+
+
+def test_the_cache_changes_no_token(past_model, session, encoded):
+    sampling = Sampling(max_new_tokens=8)
+    cached = generate(session, encoded, sampling)
+    plain = past_model.compile(Plan(taps=session.plan.taps), RuntimeOptions())
+    assert [one.ids for one in generate(plain, encoded, sampling)] == [one.ids for one in cached]
+
+
+def test_an_ablated_model_generates_what_torch_generates_with_hooks(
+    past_model, session, encoded, torch_model
+):
+    units = np.arange(0, 576, 60)
+    edits, hooks = {}, {}
+    for site in past_model.sites.match(["block.1*.out"]):
+        mask = np.zeros((1, 1, 576), dtype=bool)
+        mask[..., units] = True
+        edits[site.tensor] = (mask, np.zeros((1, 1, 576), dtype=np.float32))
+        hooks[site.block] = (units, 0.0)
+    assert len(edits) == 11
+    found = generate(session, encoded, Sampling(max_new_tokens=COUNT), edits=edits)
+    with replacing(torch_model, hooks):
+        expected = [reference(torch_model, prompt) for prompt in encoded]
+    assert [one.ids for one in found] == expected
+    intact = generate(session, encoded, Sampling(max_new_tokens=COUNT))
+    assert all(a.ids != b.ids for a, b in zip(found, intact, strict=True))
+
+
+def test_the_capital_of_france(past_model):
+    sites = {site.name: site.units for site in past_model.sites.match(["block.*.out"])}
+    network = network_from_flat(
+        list(range(0, sum(sites.values()), 7)), sites, past_model.graph.hash, {"how": "every 7th"}
+    )
+    options = ContinueOptions(sampling=Sampling(max_new_tokens=8))
+    found = continue_prompts(past_model, PROMPTS[:1], options, network=network)
+    intact, ablated = found.items
+    assert intact.text.startswith(" Paris")
+    assert not ablated.text.startswith(" Paris")
