@@ -2,7 +2,9 @@
 
 import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from types import FrameType
 from typing import Any
@@ -94,11 +96,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
-    signal.signal(signal.SIGTERM, _terminate)
     try:
-        status: Any = cli.main(words, prog_name="onnxloc", standalone_mode=False)
-    except click.exceptions.Exit as error:
-        return error.exit_code
+        with _sigterm_interrupts():
+            status: Any = cli.main(words, prog_name="onnxloc", standalone_mode=False, obj=words)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        return 2
     except click.ClickException as error:
         return _fail(error.format_message(), error if debug else None)
     except OnnxlocError as error:
@@ -106,14 +109,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, click.Abort):
         click.echo("onnxloc: interrupted; nothing was left half-written", err=True)
         return 130
-    except BrokenPipeError:
-        # The reader of our output is gone, so nobody is left to be told.
-        sys.stderr.close()
-        return 0
     return status if isinstance(status, int) else 0
 
 
-def _terminate(_: int, __: FrameType | None) -> None:
+@contextmanager
+def _sigterm_interrupts() -> Iterator[None]:
+    """Let SIGTERM clean up as Ctrl-C does."""
+    if threading.current_thread() is not threading.main_thread():
+        # Python allows handlers to be set in the main thread only.
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _interrupt(_: int, __: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 

@@ -1,7 +1,6 @@
 """Options that several commands share."""
 
 import shlex
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from onnxloc.errors import ModelError, OptionError
+from onnxloc.registry import did_you_mean, one_line
 
 if TYPE_CHECKING:
     from onnxloc.runtime.model import Model
@@ -64,7 +64,11 @@ def open_model(name: str) -> "Model":
     """
     from onnxloc.runtime.model import Model
 
-    if Path(name).exists():
+    try:
+        stands = Path(name).exists()
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{name[:80]!r} is no usable path: {one_line(error)}") from error
+    if stands:
         return Model.open(name)
     from onnxloc.recipes import home, recipes
 
@@ -73,13 +77,16 @@ def open_model(name: str) -> "Model":
         if not folder.exists():
             raise ModelError(f"{name} is not fetched yet; run: onnxloc fetch {name}")
         return Model.open(folder)
-    known = ", ".join(recipes())
-    raise ModelError(f"there is no model at {name} (names that can be fetched: {known})")
+    known = recipes()
+    raise ModelError(
+        f"there is no model at {name}{did_you_mean(name, known)} "
+        f"(names that can be fetched: {', '.join(known)})"
+    )
 
 
 def typed_command() -> str:
-    """The command line of this process, for the record."""
-    return shlex.join(["onnxloc", *sys.argv[1:]])
+    """The command line that is being run, for the record."""
+    return shlex.join(["onnxloc", *click.get_current_context().find_root().obj])
 
 
 class Percents(click.ParamType[tuple[float, ...]]):

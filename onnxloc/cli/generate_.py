@@ -143,9 +143,9 @@ def command(
     if as_json:
         click.echo(json.dumps(found.record, indent=2, ensure_ascii=False))
         return
-    for item in found.items:
+    for number, item in enumerate(found.items):
         if item.condition == "intact":
-            click.echo(f"\n{printable(item.prompt)}")
+            click.echo(f"{chr(10) if number else ''}{printable(item.prompt)}")
         click.echo(f"  {item.condition:<8}{printable(item.text)}")
 
 

@@ -57,7 +57,7 @@ def bits_per_element(data_type: int) -> int:
     if data_type == TensorProto.STRING:
         return 0
     try:
-        name = TensorProto.DataType.Name(data_type)  # type: ignore[arg-type]
+        name = TensorProto.DataType.Name(data_type)
         return BITS.get(name) or 8 * helper.tensor_dtype_to_np_dtype(data_type).itemsize
     except (ValueError, KeyError) as error:
         raise ModelError(f"a tensor has the type {data_type}, which is unknown") from error
@@ -111,7 +111,7 @@ def set_bytes(tensor: TensorProto, raw: Bytes) -> None:
     """Put bytes into an embedded tensor."""
     for field, _ in tensor.ListFields():
         if field.name.endswith("_data"):
-            tensor.ClearField(field.name)  # type: ignore[arg-type]
+            tensor.ClearField(field.name)
     tensor.raw_data = raw.tobytes()
 
 
@@ -277,6 +277,6 @@ def _write_span(file: BinaryIO, source: Path, span: Span, change: Change | None,
 def _check_length(found: int, span: Span, name: str) -> None:
     if found != span.size:
         raise ModelError(
-            f"{span.location} is too short: {name} has {found} of its {span.size} bytes; export the "
-            "model again"
+            f"{span.location} is too short: {name} has {found} of its {span.size} bytes; export "
+            "the model again"
         )

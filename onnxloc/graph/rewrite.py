@@ -193,11 +193,20 @@ class _Writer:
         kept = fragment.op("Where", [mask, x, fragment.constant(np.array(filler, dtype=dtype))])
         axis = fragment.ints([1])
         if tap.pool == "max":
-            if self.graph.opset >= 18:
-                return fragment.op("ReduceMax", [kept, axis], keepdims=0)
-            return fragment.op("ReduceMax", [kept], axes=[1], keepdims=0)
+            largest = self.largest(kept)
+            # onnxruntime's maximum passes over a NaN that is not the first value.
+            nan = fragment.op("Cast", [fragment.op("IsNaN", [kept])], to=TensorProto.FLOAT)
+            found = fragment.op("Cast", [self.largest(nan)], to=TensorProto.BOOL)
+            unknown = fragment.constant(np.array(np.nan, dtype=dtype))
+            return fragment.op("Where", [found, unknown, largest])
         total = fragment.op("ReduceSum", [kept, axis], keepdims=0)
         return total if tap.pool == "sum" else fragment.op("Div", [total, count])
+
+    def largest(self, tensor: str) -> str:
+        fragment = self.tail
+        if self.graph.opset >= 18:
+            return fragment.op("ReduceMax", [tensor, fragment.ints([1])], keepdims=0)
+        return fragment.op("ReduceMax", [tensor], axes=[1], keepdims=0)
 
     def last_index(self, heads: int | None = None) -> str:
         self.inputs[LAST_INDEX] = (TensorProto.INT64, ["onnxloc.batch"])

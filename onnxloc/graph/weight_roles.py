@@ -1,15 +1,16 @@
 """Which constants of a model are weights, told by what reads them and by their values.
 
 A weight is a tensor of two or more axes that is multiplied with activations and summed over, or
-looked up by them: the matrix of a product, the kernel of a convolution, a recurrent cell's matrices,
-a table of embeddings. It may pass through other operators on its way, as long as these only move or
-convert it: transposes, casts, dequantisation, the slices that a loop takes.
+looked up by them: the matrix of a product, the kernel of a convolution, a recurrent cell's
+matrices, a table of embeddings. It may pass through other operators on its way, as long as these
+only move or convert it: transposes, casts, dequantisation, the slices that a loop takes.
 
 Everything else is no weight: vectors (norm scales, biases, inverse frequencies), whatever is added
 or compared (masks, position biases), scales and zero points of quantised tensors, shapes and
-indices. Three kinds of fixed tables stand where weights stand, and are known by their values: tables
-of sines and cosines (and of angles), masks, and matrices that only select or permute. A fixed filter
-bank that looks like any other kernel cannot be told from a learned one.
+indices. Three kinds of fixed tables stand where weights stand, and are known by their values:
+tables of sinusoids (positions, angles, Fourier bases with or without a window), masks, and matrices
+that only select, permute or blend neighbours. Any other fixed filter bank cannot be told from a
+learned one.
 """
 
 import math
@@ -30,9 +31,9 @@ FLOAT_WEIGHTS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, T
 QUANTISED_WEIGHTS = {
     kind
     for name, kind in TensorProto.DataType.items()
-    if name in {"INT2", "UINT2", "INT4", "UINT4", "INT8", "UINT8"} or name.startswith("FLOAT4")
-    or name.startswith(("FLOAT6", "FLOAT8"))
-}  # fmt: skip
+    if name in {"INT2", "UINT2", "INT4", "UINT4", "INT8", "UINT8"}
+    or name.startswith(("FLOAT4", "FLOAT6", "FLOAT8"))
+}
 
 # Both inputs may hold the weight; which axis is summed over is known.
 PRODUCTS = {"MatMul", "Gemm", "FusedMatMul", "TransposeMatMul", "FusedGemm", "GemmFastGelu",
@@ -169,7 +170,7 @@ def _is_larger(constant: Constant, op: Op, i: int, flow: Flow) -> bool:
 
 
 def looks_fixed(values: NDArray[Any]) -> bool:
-    """Whether values are those of a mask, a selection, or a table of sinusoids.
+    """Whether values are those of a mask, a selection, or a table of sinusoids or angles.
 
     Parameters
     ----------
@@ -178,11 +179,15 @@ def looks_fixed(values: NDArray[Any]) -> bool:
 
     Notes
     -----
-    A mask holds 0 and one other value. A matrix that selects or permutes has zeros, and no more other
-    values than its longest axis is long. Equally spaced samples of any sinusoid, of a straight line and
-    of a constant satisfy ``x[n+1] + x[n-1] = c x[n]`` along the line, with ``c = 2 cos(w)``; `c` is
-    fitted to each line, and a table is one of sinusoids if nine in ten of its lines fit to the
-    precision of their type.
+    A mask holds 0 and one other value. A matrix that selects, permutes or blends neighbours has
+    zeros, and no more than twice as many other values as its longest axis is long.
+
+    Equally spaced samples of a sinusoid, of a straight line and of a constant satisfy ``x[n+1] +
+    x[n-1] = a x[n]`` with one `a` for the whole line. Those of a sum of three sinusoids, which a
+    sinusoid under a Hann or Hamming window is, satisfy ``x[n+3] + x[n-3] = a (x[n+2] + x[n-2]) + b
+    (x[n+1] + x[n-1]) + c x[n]`` (Prony). The factors are fitted to each line, and a table is one of
+    sinusoids if nine in ten of its lines fit to the precision of their type. Learned lines miss by
+    about their own size.
     """
     if values.size == 0:
         return False
@@ -191,7 +196,7 @@ def looks_fixed(values: NDArray[Any]) -> bool:
 
 def _is_sparse(values: NDArray[Any]) -> bool:
     flat = values.reshape(-1)
-    bound, count = max(values.shape), 0
+    bound, count = 2 * max(values.shape), 0
     other: set[float] = set()
     for start in range(0, flat.size, CHUNK):
         chunk = flat[start : start + CHUNK].astype(np.float64)
@@ -217,15 +222,21 @@ def _fits(values: NDArray[Any], axis: int) -> bool:
     lines = np.moveaxis(values, axis, 0)[first : first + FIT_ROWS]
     rest = math.prod(lines.shape[1:])
     chosen = np.unique(np.linspace(0, rest - 1, min(rest, FIT_LINES)).astype(np.int64))
-    index = np.unravel_index(chosen, lines.shape[1:])
-    x = lines[(slice(None), *index)].astype(np.float64)
+    index: tuple[Any, ...] = (slice(None), *np.unravel_index(chosen, lines.shape[1:]))
+    x = lines[index].astype(np.float64)
     if not np.isfinite(x).all():
         return False
-    middle, ends = x[1:-1], x[2:] + x[:-2]
-    power = (middle**2).sum(axis=0)
-    slope = (middle * ends).sum(axis=0) / np.where(power > 0, power, 1)
-    error = np.abs(ends - slope * middle).max(axis=0)
-    size = np.abs(x).max(axis=0)
-    tolerance = max(1e-3, 3 * PRECISION[values.dtype.name])
-    fits = (error <= tolerance * size) & (np.abs(slope) <= 2 + tolerance) & (size > 0)
-    return bool(fits.mean() >= 0.9)
+    order = 3 if len(x) >= 3 * FIT_SKIP else 1
+    precision = max(1e-3, (16 if order == 3 else 3) * PRECISION[values.dtype.name])
+    fitting = [_misfit(line, order) <= precision for line in x.T]
+    return sum(fitting) >= 0.9 * len(fitting)
+
+
+def _misfit(line: NDArray[np.float64], order: int) -> float:
+    """Largest error of the best recurrence of an order, against the largest value; 1 for zeros."""
+    stop = len(line) - order
+    pairs = [line[order + k : stop + k] + line[order - k : stop - k] for k in range(order + 1)]
+    terms, size = np.stack(pairs[:order], axis=1), float(np.abs(line).max())
+    factors = np.linalg.lstsq(terms, pairs[order], rcond=None)[0]
+    error = float(np.abs(pairs[order] - terms @ factors).max())
+    return error / size if size else 1.0

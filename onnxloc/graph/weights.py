@@ -2,8 +2,8 @@
 
 Which tensors are re-initialised is told by `onnxloc.graph.weight_roles`: matrices, kernels and
 embeddings. Vectors are kept: norm scales, biases, and everything else of one axis. A fresh
-initialisation would set scales to 1 and biases to 0, but a graph does not tell a norm's scale from a
-vector of frequencies, nor a bias from a running mean, and setting the wrong one breaks the model.
+initialisation would set scales to 1 and biases to 0, but a graph does not tell a norm's scale from
+a vector of frequencies, nor a bias from a running mean, and setting the wrong one breaks the model.
 Keeping them is safe for what the control is for: they belong to single units and mix nothing, so
 whatever the trained model had learned to tell apart is gone with the matrices, and a gain of a unit
 leaves its t-value as it is.
@@ -169,7 +169,7 @@ def _check(weights: tuple[Constant, ...], bundle: Bundle, options: UntrainOption
     if options.how == "gaussian":
         for one in weights:
             if one.tensor.data_type not in FLOAT_WEIGHTS:
-                kind = TensorProto.DataType.Name(one.tensor.data_type).lower()  # type: ignore[arg-type]
+                kind = TensorProto.DataType.Name(one.tensor.data_type).lower()
                 raise OptionError(
                     f"the weights {one.name} are quantised ({kind}) and cannot be drawn from a "
                     "normal distribution; use --how shuffle"
@@ -258,4 +258,5 @@ def _pack(values: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
     per_byte = 8 // bits
     rows = np.pad(values, (0, -values.size % per_byte)).reshape(-1, per_byte)
     shifts = np.arange(0, 8, bits, dtype=np.uint8)
-    return np.bitwise_or.reduce(rows << shifts, axis=1)
+    packed: NDArray[np.uint8] = np.bitwise_or.reduce(rows << shifts, axis=1)
+    return packed

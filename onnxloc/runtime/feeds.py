@@ -14,7 +14,7 @@ from onnxloc.runtime.batches import Batch
 __all__ = ["fixed_sizes", "input_role", "is_text_model", "model_feeds"]
 
 INTEGERS = {TensorProto.INT64, TensorProto.INT32}
-FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE}
+FLOAT_TYPES = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE}
 ROLES = (
     ("mask", ("attention_mask", "input_mask", "padding_mask")),
     ("positions", ("position_ids", "positions", "cache_position")),
@@ -22,14 +22,14 @@ ROLES = (
     ("ids", ("input_ids", "token_ids", "tokens", "ids")),
 )
 # A mask [batch, tokens] is 1 and 0 whatever its type; one that is added to scores has more axes.
-TYPES = {"mask": INTEGERS | FLOATS | {TensorProto.BOOL}}
+TYPES = {"mask": INTEGERS | FLOAT_TYPES | {TensorProto.BOOL}}
 
 
 def input_role(spec: InputSpec) -> str:
     """What an input holds: "ids", "mask", "positions", "types", "past", or "other"."""
     name = spec.name.lower()
     rank = len(spec.dims)
-    if spec.dtype in FLOATS and "past" in name and rank == 4 and isinstance(spec.dims[3], int):
+    if spec.dtype in FLOAT_TYPES and "past" in name and rank == 4 and isinstance(spec.dims[3], int):
         return "past"
     for role, words in ROLES:
         if any(word in name for word in words):

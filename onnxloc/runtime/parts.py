@@ -71,7 +71,7 @@ def parts(batch: Batch, specs: Sequence[InputSpec]) -> Iterator[Part]:
         for start in range(0, len(rows), step):
             chosen = rows[start : start + step]
             filled = chosen + chosen[:1] * (step - len(chosen))
-            if len(filled) == batch.ids.shape[0] and tokens == batch.ids.shape[1]:
+            if len(chosen) == batch.ids.shape[0] == step and tokens == batch.ids.shape[1]:
                 yield Part(tuple(chosen), batch)
             else:
                 yield Part(tuple(chosen), batch.take(filled, tokens))

@@ -10,10 +10,10 @@ from onnx import ModelProto, TensorProto, ValueInfoProto, helper
 
 from onnxloc.errors import ModelError
 from onnxloc.graph.load import Graph, InputSpec
-from onnxloc.graph.sites import Trace, candidate_tensors, probe_sizes
+from onnxloc.graph.sites import FLOATS, Trace, candidate_tensors, probe_sizes
 from onnxloc.graph.topology import Topology
 from onnxloc.runtime.batches import Batch
-from onnxloc.runtime.feeds import FLOATS, fixed_sizes, is_text_model, model_feeds
+from onnxloc.runtime.feeds import FLOAT_TYPES, fixed_sizes, is_text_model, model_feeds
 from onnxloc.runtime.providers import RuntimeOptions
 from onnxloc.runtime.session import make_session, run_session
 
@@ -77,7 +77,8 @@ def trace(graph: Graph, topology: Topology) -> Runs:
     merged = [
         name
         for name, one in traces.items()
-        if all(s is not None and b * t in s for s, (b, t) in zip(one.shapes, sizes, strict=True))
+        if one.dtype in FLOATS
+        and all(s is not None and b * t in s for s, (b, t) in zip(one.shapes, sizes, strict=True))
     ]
     if text and rows > 1 and merged:
         before = dict(zip(names, runs[0], strict=True))
@@ -122,7 +123,7 @@ def _random_feeds(graph: Graph, rows: int, tokens: int) -> Feeds:
             )
         shape = _shape(spec, rows, tokens)
         dtype = helper.tensor_dtype_to_np_dtype(spec.dtype)
-        if spec.dtype in FLOATS:
+        if spec.dtype in FLOAT_TYPES:
             feeds[spec.name] = rng.standard_normal(shape).astype(dtype)
         else:
             # Whole numbers may be indices: 0 is one that always exists.
@@ -147,7 +148,8 @@ def _batch_first(before: NDArray[Any], after: NDArray[Any], rows: int, tokens: i
     axis = before.shape.index(rows * tokens)
     rest = tuple(i for i in range(before.ndim) if i != axis)
     differs = (before != after) & ~(np.isnan(before) & np.isnan(after))
-    size = np.where(differs, np.abs(np.nan_to_num(after - before, nan=1.0)), 0.0)
+    with np.errstate(invalid="ignore", over="ignore"):
+        size = np.where(differs, np.abs(np.nan_to_num(after - before, nan=1.0)), 0.0)
     change = size.sum(axis=rest, dtype=np.float64)
     place = np.arange(rows * tokens)
     together, apart = place >= (rows - 1) * tokens, place % rows == rows - 1

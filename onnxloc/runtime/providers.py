@@ -76,10 +76,14 @@ def provider_name(options: RuntimeOptions) -> str:
         If the installed onnxruntime does not have it.
     """
     name = PROVIDERS[options.provider]
-    available = import_onnxruntime().get_available_providers()
+    ort = import_onnxruntime()
+    available = ort.get_available_providers()
     if name not in available:
         raise RuntimeMissingError(
             f"the installed onnxruntime has no {options.provider} provider; run "
             f"pip install 'onnxloc[{EXTRAS[options.provider]}]' in an environment without the other"
         )
+    if options.provider == "cuda":
+        # The CUDA libraries come as Python packages, where the system's loader does not look.
+        ort.preload_dlls()
     return name

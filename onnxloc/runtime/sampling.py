@@ -111,16 +111,17 @@ def probabilities(logits: NDArray[np.float64], sampling: Sampling) -> NDArray[np
     """
     with np.errstate(over="ignore"):  # at a tiny temperature, far tokens go to minus infinity
         scores = (logits - logits.max()) / sampling.temperature
+    # Logits rank the tokens: a great temperature rounds different weights to equal ones.
     kept = np.arange(scores.size)
     if 0 < sampling.top_k < scores.size:
-        bound = np.partition(scores, -sampling.top_k)[-sampling.top_k]
-        above = np.flatnonzero(scores > bound)
-        level = np.flatnonzero(scores == bound)[: sampling.top_k - above.size]
+        bound = np.partition(logits, -sampling.top_k)[-sampling.top_k]
+        above = np.flatnonzero(logits > bound)
+        level = np.flatnonzero(logits == bound)[: sampling.top_k - above.size]
         kept = np.sort(np.concatenate([above, level]))
     weights = np.exp(scores[kept])
     weights /= weights.sum()
     if sampling.top_p < 1:
-        order = np.argsort(-weights, kind="stable")
+        order = np.argsort(-logits[kept], kind="stable")
         before = np.concatenate([[0.0], np.cumsum(weights[order])[:-1]])
         order = np.sort(order[before < sampling.top_p])
         kept, weights = kept[order], weights[order] / weights[order].sum()

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxloc.choose import count_for_percent, top_units
-from onnxloc.errors import OptionError
+from onnxloc.errors import NetworkError, OptionError
 from onnxloc.folder import new_folder
 from onnxloc.graph.plan import Edit, Plan, TargetLogProbs
 from onnxloc.graph.sites import Site
@@ -223,9 +223,9 @@ def ablate(
         tasks = [task.limited(options.limit) for task in tasks]
     networks = _networks(network, options, t)
     conditions = (Condition("intact", 0.0), *networks)
-    sites = _edited_sites(model, networks.values())
+    masks = _masks(model, conditions, networks)
     plan = Plan(
-        edits=tuple(Edit(site.tensor) for site in sites),
+        edits=tuple(Edit(site.tensor) for site in masks),
         head=TargetLogProbs(model.logits.tensor),
     )
     encoded = [model.encode_scored([x for i in task.items for x in i.texts]) for task in tasks]
@@ -233,15 +233,14 @@ def ablate(
     if options.replacement == "mean":
         values = mean_activations(
             model,
-            sites,
+            tuple(masks),
             [sequence for sequences in encoded for sequence in sequences],
             runtime,
             batch_size=options.batch_size,
             show_progress=show_progress,
         )
     else:
-        values = {site.tensor: np.zeros((1, 1, site.units), site.dtype) for site in sites}
-    masks = _masks(sites, conditions, networks)
+        values = {site.tensor: np.zeros((1, 1, site.units), site.dtype) for site in masks}
     loaded = time.perf_counter()
     total = len(conditions) * sum(len(sequences) for sequences in encoded)
     results = []
@@ -323,24 +322,23 @@ def _networks(
     return found
 
 
-def _edited_sites(model: Model, networks: Iterator[Network] | Any) -> tuple[Site, ...]:
-    names = dict.fromkeys(name for network in networks for name in network.units)
-    return tuple(model.sites.find(name) for name in names)
-
-
 def _masks(
-    sites: tuple[Site, ...],
-    conditions: tuple[Condition, ...],
-    networks: Mapping[Condition, Network],
-) -> dict[str, NDArray[np.bool_]]:
-    """For each site's tensor, which units each condition replaces: ``[conditions, 1, units]``."""
-    masks = {}
-    for site in sites:
-        mask = np.zeros((len(conditions), 1, site.units), dtype=np.bool_)
-        for row, condition in enumerate(conditions):
-            if condition in networks and site.name in networks[condition].units:
-                mask[row, 0, networks[condition].units[site.name]] = True
-        masks[site.tensor] = mask
+    model: Model, conditions: tuple[Condition, ...], networks: Mapping[Condition, Network]
+) -> dict[Site, NDArray[np.bool_]]:
+    """For each edited site, which units each condition replaces: ``[conditions, 1, units]``."""
+    masks: dict[Site, NDArray[np.bool_]] = {}
+    rows = {condition: row for row, condition in enumerate(conditions)}
+    for condition, network in networks.items():
+        for name, units in network.units.items():
+            site = model.sites.find(name)
+            if site.units != network.sites[name]:
+                raise NetworkError(
+                    f"{name} has {site.units} units in this model, {network.sites[name]} in the "
+                    "network; use the model that the network is of"
+                )
+            # Two names of a network may stand for one tensor.
+            mask = masks.setdefault(site, np.zeros((len(rows), 1, site.units), dtype=np.bool_))
+            mask[rows[condition], 0, units] = True
     return masks
 
 
@@ -348,7 +346,7 @@ def _score(
     session: Session,
     task: Task,
     sequences: Sequence[list[int]],
-    masks: Mapping[str, NDArray[np.bool_]],
+    masks: Mapping[Site, NDArray[np.bool_]],
     values: Mapping[str, Array],
     n_conditions: int,
     options: AblateOptions,
@@ -360,7 +358,9 @@ def _score(
     ends = np.cumsum(lengths)
     logprobs = np.empty((n_conditions, int(ends[-1])))
     for batch, conditions in _rows(sequences, n_conditions, options.batch_size, pad):
-        edits = {tensor: (mask[conditions], values[tensor]) for tensor, mask in masks.items()}
+        edits = {
+            site.tensor: (mask[conditions], values[site.tensor]) for site, mask in masks.items()
+        }
         found = session.target_logprobs(batch, edits)
         for text, condition, row in zip(batch.rows, conditions, found, strict=True):
             logprobs[condition, ends[text] - lengths[text] : ends[text]] = row

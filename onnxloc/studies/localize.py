@@ -72,6 +72,26 @@ class Selection:
             raise OptionError(f"a false discovery rate lies between 0 and 1, not at {self.value:g}")
         if self.how == "fdr" and self.within is not None:
             raise OptionError("a percentile range needs a percentage or a number of units")
+        if self.within is not None and not 0 <= self.within[0] <= self.within[1] <= 100:
+            raise OptionError(
+                "a range of percentiles runs upwards within 0-100, unlike "
+                "{:g}-{:g}".format(*self.within)
+            )
+
+    def count(self, n_units: int) -> int | None:
+        """How many of `n_units` are chosen, or None where that depends on their t.
+
+        Raises
+        ------
+        OptionError
+            If that is none, or more than there are.
+        """
+        if self.how == "fdr":
+            return None
+        count = count_for_percent(n_units, self.value) if self.how == "top" else int(self.value)
+        if count > n_units:
+            raise OptionError(f"cannot choose {count} units: the sites have only {n_units}")
+        return count
 
     def choose(
         self, t: NDArray[np.float64], q: NDArray[np.float64], seed: int
@@ -83,9 +103,9 @@ class Selection:
         OptionError
             If fewer units than asked for have a t.
         """
-        if self.how == "fdr":
+        count = self.count(t.size)
+        if count is None:
             return significant_units(t, q, self.value)
-        count = count_for_percent(t.size, self.value) if self.how == "top" else int(self.value)
         if self.within is not None:
             return range_units(t, *self.within, count, seed)
         return top_units(t, count)
@@ -256,6 +276,8 @@ def localize(
     runtime = runtime or RuntimeOptions()
     started = time.perf_counter()
     sites = model.sites.match(options.sites)
+    # Found wrong only after the run, it would cost the run.
+    options.selection.count(sum(site.units for site in sites))
     bos = model.bundle.info.add_bos if options.bos is None else options.bos
     cut = stimuli.max_tokens if options.max_tokens is None else options.max_tokens
     texts = [*stimuli.positive, *stimuli.control]

@@ -373,7 +373,7 @@ def _bart(blocks: int) -> TorchModel:
     """Encoder and decoder, both post-norm."""
     model = hf.BartForConditionalGeneration(
         hf.BartConfig(
-            d_model=WIDTH, encoder_layers=blocks, decoder_layers=blocks + 1,
+            d_model=WIDTH, encoder_layers=blocks, decoder_layers=2 * blocks - 1,
             encoder_attention_heads=HEADS, decoder_attention_heads=HEADS,
             encoder_ffn_dim=HIDDEN, decoder_ffn_dim=HIDDEN,
             vocab_size=VOCABULARY, max_position_embeddings=64, attn_implementation="eager",
@@ -403,7 +403,7 @@ def _bart(blocks: int) -> TorchModel:
         **_in_blocks(
             "decoder. model.decoder.layers",
             both | attention | mlp | cross | decoder_norms,
-            blocks + 1,
+            2 * blocks - 1,
         ),
     }
     return TorchModel(Wrapped(model, "encoder-decoder"), parts, _same)
@@ -412,7 +412,8 @@ def _bart(blocks: int) -> TorchModel:
 def _t5(blocks: int) -> TorchModel:
     model = hf.T5ForConditionalGeneration(
         hf.T5Config(
-            d_model=WIDTH, d_kv=6, d_ff=HIDDEN, num_layers=blocks, num_decoder_layers=blocks + 1,
+            d_model=WIDTH, d_kv=6, d_ff=HIDDEN, num_layers=blocks,
+            num_decoder_layers=2 * blocks - 1,
             num_heads=HEADS, vocab_size=VOCABULARY, feed_forward_proj="gated-gelu",
             tie_word_embeddings=True,
         )
@@ -441,7 +442,7 @@ def _t5(blocks: int) -> TorchModel:
         **_in_blocks(
             "decoder. decoder.block",
             own | crossed | mlp(2) | {"cross.in": ("layer.0", "out"), "mid": ("layer.1", "out")},
-            blocks + 1,
+            2 * blocks - 1,
         ),
     }  # fmt: skip
     return TorchModel(Wrapped(model, "encoder-decoder"), parts, _same)

@@ -13,8 +13,9 @@ WORDS = ("<s>", "the", "dog", "sees", "a", "cat", "and", "sleeps")
 VOCABULARY, WIDTH, LENGTH = 32, 24, 40
 
 __all__ = [
-    "LENGTH", "VOCABULARY", "WIDTH", "WORDS", "constants", "conv_model", "decoder", "function_model",
-    "if_model", "loop_model", "packed_model", "quantised_model", "save", "save_decoder",
+    "LENGTH", "VOCABULARY", "WIDTH", "WORDS", "constants", "conv_model", "decoder",
+    "function_model", "if_model", "loop_model", "packed_model", "quantised_model", "save",
+    "save_decoder",
 ]  # fmt: skip
 
 
@@ -159,7 +160,7 @@ def if_model() -> onnx.ModelProto:
 
 
 def loop_model() -> onnx.ModelProto:
-    """Stacked weights, norm scales and biases of three layers, of which a loop takes one at a time."""
+    """Stacked weights, norm scales and biases of three layers: loops take one at a time."""
     body = helper.make_graph(
         [
             node("Gather", ["stacked", "i"], "w"),

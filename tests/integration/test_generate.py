@@ -45,18 +45,27 @@ def encoded(past_model):
 
 
 @torch.no_grad()
-def reference(torch_model, prompt):
-    ids = torch.tensor([prompt])
+def reference(torch_model, prompts):
+    """Greedy tokens of transformers, which pads on the left."""
+    longest = max(map(len, prompts))
+    ids = torch.tensor([[0] * (longest - len(prompt)) + prompt for prompt in prompts])
+    mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts])
     out = torch_model.generate(
         ids,
-        attention_mask=torch.ones_like(ids),
+        attention_mask=mask,
         max_new_tokens=COUNT,
         do_sample=False,
         eos_token_id=None,
         pad_token_id=0,
-        repetition_penalty=1.0,
     )
-    return tuple(out[0, len(prompt) :].tolist())
+    return [tuple(row) for row in out[:, longest:].tolist()]
+
+
+@torch.no_grad()
+def followed(torch_model, prompt, ids):
+    """Torch's log-probabilities behind the prompt and behind each of `ids` but the last."""
+    logits = torch_model(torch.tensor([[*prompt, *ids]]), use_cache=False).logits[0].double()
+    return torch.log_softmax(logits, -1)[len(prompt) - 1 : -1].numpy()
 
 
 def test_the_form_with_past_has_the_same_anatomy(model, past_model):
@@ -67,14 +76,10 @@ def test_the_form_with_past_has_the_same_anatomy(model, past_model):
 
 def test_greedy_tokens_are_those_of_transformers(session, encoded, torch_model, figure):
     found = generate(session, encoded, Sampling(max_new_tokens=COUNT))
-    expected = [reference(torch_model, prompt) for prompt in encoded]
-    assert [one.ids for one in found] == expected
+    assert [one.ids for one in found] == reference(torch_model, encoded)
     assert all(len(one.ids) == COUNT for one in found)
     for prompt, one in zip(encoded, found, strict=True):
-        with torch.no_grad():
-            logits = torch_model(torch.tensor([[*prompt, *one.ids]])).logits[0].double()
-        logprobs = torch.log_softmax(logits, -1)[len(prompt) - 1 : -1]
-        theirs = logprobs[torch.arange(COUNT), torch.tensor(one.ids)].numpy()
+        theirs = followed(torch_model, prompt, one.ids)[np.arange(COUNT), one.ids]
         worst = np.abs(theirs - one.logprobs).max()
         figure("log-probabilities of generated tokens, max abs difference from torch", worst)
         assert worst <= 2e-3
@@ -100,8 +105,10 @@ def test_an_ablated_model_generates_what_torch_generates_with_hooks(
     assert len(edits) == 11
     found = generate(session, encoded, Sampling(max_new_tokens=COUNT), edits=edits)
     with replacing(torch_model, hooks):
-        expected = [reference(torch_model, prompt) for prompt in encoded]
-    assert [one.ids for one in found] == expected
+        for prompt, one in zip(encoded, found, strict=True):
+            # If each token is the likeliest behind those before it, greedy search finds them.
+            likeliest = followed(torch_model, prompt, one.ids).argmax(-1)
+            assert tuple(likeliest.tolist()) == one.ids
     intact = generate(session, encoded, Sampling(max_new_tokens=COUNT))
     assert all(a.ids != b.ids for a, b in zip(found, intact, strict=True))
 

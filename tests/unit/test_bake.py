@@ -223,8 +223,7 @@ def test_what_cannot_be_baked(tmp_path, model):
     with pytest.raises(AnatomyError, match="nothing"):
         bake(model.graph, model.sites, {"nothing": FixedEdit(mask, np.zeros(n))})
     with pytest.raises(ModelError, match="no units"):
-        edit = FixedEdit(np.ones(1, bool), np.zeros(1))
-        bake(model.graph, model.sites, {"range_row": edit})
+        bake(model.graph, model.sites, {"range_row": FixedEdit(np.ones(1, bool), np.zeros(1))})
 
     good = network(model, {"hidden": [0]})
     out = tmp_path / "out"

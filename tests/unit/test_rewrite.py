@@ -117,10 +117,12 @@ def test_half_precision_is_summed_in_single(tmp_path):
     np.testing.assert_array_equal(found[Tap("x", "sum")], np.full((1, 8), 2051))
 
 
-def test_an_infinity_or_nan_in_a_real_token_is_not_hidden(tmp_path):
-    proto = tiny.layouts(padding=np.nan)
-    batch = Batch.of([[1, 0, 2]], [0], pad=3)
-    taps = tuple(Tap("x", pool) for pool in ("mean", "sum"))
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize("ids", [[0, 1, 2], [1, 0, 2], [1, 2, 0]])
+def test_a_nan_in_a_real_token_is_not_hidden(tmp_path, ids, dtype):
+    proto = tiny.layouts(dtype, padding=np.nan)
+    batch = Batch.of([ids], [0], pad=3)
+    taps = tuple(Tap("x", pool) for pool in ("mean", "sum", "max"))
     found = compiled(opened(tmp_path, proto), taps=taps).taps(batch)
     assert all(np.isnan(value).all() for value in found.values())
 

@@ -94,6 +94,18 @@ def test_a_model_without_a_mask_runs_one_length_at_a_time(tmp_path):
         assert [part.rows for part in parts(batch, model.graph.inputs)] == expected
 
 
+def test_fixed_rows_without_a_mask_keep_each_row_in_its_place(tmp_path):
+    tap = Tap("h", "mean")
+    free, fixed = (
+        Model.open(tiny.write(tmp_path / name, tiny.layouts(dims=dims, mask=mask))).compile(
+            Plan(taps=(tap,)), RuntimeOptions()
+        )
+        for name, dims, mask in (("a", tiny.TEXT_DIMS, True), ("b", (3, "tokens"), False))
+    )
+    batch = Batch.of([[1, 2], [3, 4, 5], [6, 7, 8]], [0, 1, 2], pad=0)
+    np.testing.assert_allclose(fixed.taps(batch)[tap], free.taps(batch)[tap], atol=1e-5)
+
+
 @pytest.mark.parametrize("dims", [(1, "tokens"), (2, "tokens"), ("batch", 6), (2, 6)])
 def test_fixed_sizes_are_met_with_parts_and_padding(tmp_path, dims):
     (batch,) = batches(SEQUENCES, max_rows=8)

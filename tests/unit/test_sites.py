@@ -245,3 +245,10 @@ def test_merged_tokens_of_a_quantised_graph_have_units(tmp_path):
     sites = sites_of(tmp_path, g.model([tiny.value("input_ids", tiny.TEXT_DIMS)], ["y"]))
     assert (sites.tensor("y").axes, sites.tensor("y").units) == ((M, F), 3)
     assert sites.tensor("scale").units == 0
+
+
+@pytest.mark.parametrize("padding", [np.nan, np.inf])
+def test_merged_tokens_that_are_not_finite_have_units(tmp_path, padding):
+    with np.errstate(all="raise"):
+        sites = sites_of(tmp_path, tiny.layouts(padding=padding))
+    assert sites.tensor("gemm").axes == (M, F)
