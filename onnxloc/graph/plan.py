@@ -85,12 +85,16 @@ class Plan:
         What is computed from the logits.
     outputs : tuple of str
         Outputs of the original graph to keep. Everything that nothing asks for is pruned.
+    given : tuple of str
+        Tensors ``[batch, tokens, features]`` that the caller feeds instead of having them computed:
+        what only they need is pruned. An edit of a given tensor changes what is fed.
     """
 
     taps: tuple[Tap, ...] = ()
     edits: tuple[Edit, ...] = ()
     head: TargetLogProbs | None = None
     outputs: tuple[str, ...] = ()
+    given: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if len(set(self.taps)) != len(self.taps):

@@ -45,6 +45,8 @@ class Instrumented:
     edit_inputs : mapping of str to tuple of str
         For each edited site's tensor, the inputs that its edit takes: ``(mask, value)`` for
         "replace", ``(mask, scale, shift)`` for "affine".
+    given_inputs : mapping of str to str
+        For each given tensor, the input that takes it.
     """
 
     graph: Graph
@@ -52,6 +54,7 @@ class Instrumented:
     proto: ModelProto
     tap_outputs: Mapping[Tap, str]
     edit_inputs: Mapping[str, tuple[str, ...]]
+    given_inputs: Mapping[str, str]
 
     @property
     def input_names(self) -> frozenset[str]:
@@ -74,6 +77,7 @@ def instrument(graph: Graph, sites: SiteTable, plan: Plan) -> Instrumented:
     writer = _Writer(graph, proto, sites)
     writer.narrow(plan)
     edit_inputs = {edit.site: writer.edit(edit) for edit in plan.edits}
+    given_inputs = {name: writer.give(i, name) for i, name in enumerate(plan.given)}
     tap_outputs = {tap: writer.tap(tap) for tap in plan.taps}
     if plan.head is not None:
         writer.target_logprobs(plan.head.logits)
@@ -81,7 +85,7 @@ def instrument(graph: Graph, sites: SiteTable, plan: Plan) -> Instrumented:
     outputs = [*tap_outputs.values(), *([LOGPROBS] if plan.head else []), *plan.outputs]
     _keep_outputs(proto, outputs, writer.output_types)
     _prune(proto)
-    return Instrumented(graph, plan, proto, tap_outputs, edit_inputs)
+    return Instrumented(graph, plan, proto, tap_outputs, edit_inputs, given_inputs)
 
 
 class _Writer:
@@ -94,8 +98,9 @@ class _Writer:
         self.output_types: dict[str, int] = {}
         self.renamed: dict[str, str] = {}
         self.narrowed: frozenset[str] = frozenset()
-        # One fragment for what follows the nodes of the model, one for each edit, which must stand
+        # One fragment for what is given, one for what follows the nodes of the model, one for each edit, which must stand
         # right behind the node whose output it changes.
+        self.front = Fragment(graph.opset, "front")
         self.tail = Fragment(graph.opset, "tail")
         self.edits: dict[str, Fragment] = {}
         self.inputs: dict[str, tuple[int, list[int | str]]] = {}
@@ -111,7 +116,7 @@ class _Writer:
             return
         last = {tap.site for tap in plan.taps if tap.pool == "last"}
         whole = {tap.site for tap in plan.taps if tap.pool != "last"}
-        whole |= {edit.site for edit in plan.edits} | set(plan.outputs)
+        whole |= {edit.site for edit in plan.edits} | set(plan.outputs) | set(plan.given)
         if plan.head is not None:
             whole.add(plan.head.logits)
         self.narrowed = narrow(self.proto, self.sites, last, whole, LAST_INDEX)
@@ -152,6 +157,20 @@ class _Writer:
             used = (mask, scale, shift)
         layout.from_rows(y, out=site.tensor)
         return used
+
+    # --- given tensors -------------------------------------------------------------------------
+
+    def give(self, number: int, tensor: str) -> str:
+        site = self.sites.tensor(tensor)
+        if site.axes != (Axis.BATCH, Axis.TOKEN, Axis.FEATURE):
+            raise ModelError(f"{site.name} is not [batch, tokens, features] and cannot be given")
+        name = f"{PREFIX}given.{number}"
+        dtype = helper.np_dtype_to_tensor_dtype(np.dtype(site.dtype))
+        self.inputs[name] = (dtype, ["onnxloc.batch", "onnxloc.tokens", site.units])
+        self.front.op("Identity", [name], out=self.renamed.get(tensor, tensor))
+        # What the graph computes there is left to be pruned.
+        self.renamed[tensor] = f"{name}.unused"
+        return name
 
     # --- taps ----------------------------------------------------------------------------------
 
@@ -259,6 +278,7 @@ class _Writer:
         body = self.proto.graph
         nodes = list(body.node)
         del body.node[:]
+        self.front.append_to(body)
         for node in nodes:
             changed = [name for name in node.output if name in self.edits]
             for i, name in enumerate(node.output):

@@ -180,7 +180,7 @@ def looks_fixed(values: NDArray[Any]) -> bool:
     Notes
     -----
     A mask holds 0 and one other value. A matrix that selects, permutes or blends neighbours has
-    zeros, and no more than twice as many other values as its longest axis is long.
+    at least half its values 0, and no more others than twice the length of its longest axis.
 
     Equally spaced samples of a sinusoid, of a straight line and of a constant satisfy ``x[n+1] +
     x[n-1] = a x[n]`` with one `a` for the whole line. Those of a sum of three sinusoids, which a
@@ -191,12 +191,14 @@ def looks_fixed(values: NDArray[Any]) -> bool:
     """
     if values.size == 0:
         return False
-    return _is_sparse(values) or (values.dtype.name in PRECISION and _is_sinusoidal(values))
+    # A NaN may be of the kind that warns when it is converted.
+    with np.errstate(invalid="ignore"):
+        return _is_sparse(values) or (values.dtype.name in PRECISION and _is_sinusoidal(values))
 
 
 def _is_sparse(values: NDArray[Any]) -> bool:
     flat = values.reshape(-1)
-    bound, count = 2 * max(values.shape), 0
+    bound, count = min(2 * max(values.shape), values.size // 2), 0
     other: set[float] = set()
     for start in range(0, flat.size, CHUNK):
         chunk = flat[start : start + CHUNK].astype(np.float64)

@@ -130,7 +130,12 @@ class Session:
         """The session as onnxruntime has it."""
         return self._session
 
-    def taps(self, batch: Batch, edits: EditValues | None = None) -> dict[Tap, Array]:
+    def taps(
+        self,
+        batch: Batch,
+        edits: EditValues | None = None,
+        given: Mapping[str, Array] | None = None,
+    ) -> dict[Tap, Array]:
         """The pooled activations of a batch: for each tap, ``[rows, units]``.
 
         Parameters
@@ -141,6 +146,8 @@ class Session:
             For each site that is changed, by its tensor, the operands of the plan's edit: ``(mask,
             value)`` or ``(mask, scale, shift)``, each ``[rows or 1, tokens or 1, units]``. Edits of
             the plan that are not given change nothing.
+        given : mapping of str to ndarray, optional
+            The plan's given tensors, ``[rows, tokens, features]``.
 
         Raises
         ------
@@ -150,10 +157,13 @@ class Session:
             If the model fails, or cannot take the batch.
         """
         names = [self.instrumented.tap_outputs[tap] for tap in self.plan.taps]
-        return dict(zip(self.plan.taps, self._run(names, batch, edits), strict=True))
+        return dict(zip(self.plan.taps, self._run(names, batch, edits, given), strict=True))
 
     def target_logprobs(
-        self, batch: Batch, edits: EditValues | None = None
+        self,
+        batch: Batch,
+        edits: EditValues | None = None,
+        given: Mapping[str, Array] | None = None,
     ) -> list[NDArray[np.float64]]:
         """For each row, the log-probability of each token after the first, given those before it.
 
@@ -161,23 +171,29 @@ class Session:
         """
         if self.plan.head is None:
             raise OptionError("the plan has no head for log-probabilities")
-        (values,) = self._run([LOGPROBS], batch, edits)
+        (values,) = self._run([LOGPROBS], batch, edits, given)
         return [
             values[row, : length - 1].astype(np.float64) for row, length in enumerate(batch.lengths)
         ]
 
-    def outputs(self, batch: Batch, edits: EditValues | None = None) -> dict[str, Array]:
+    def outputs(
+        self,
+        batch: Batch,
+        edits: EditValues | None = None,
+        given: Mapping[str, Array] | None = None,
+    ) -> dict[str, Array]:
         """The kept outputs of the original graph. Parameters and errors are those of `taps`."""
         names = list(self.plan.outputs)
-        return dict(zip(names, self._run(names, batch, edits), strict=True))
+        return dict(zip(names, self._run(names, batch, edits, given), strict=True))
 
     def _run(
         self,
         names: list[str],
         batch: Batch,
         edits: EditValues | None,
+        given: Mapping[str, Array] | None,
     ) -> list[Array]:
-        operands = self.operands(batch, edits or {})
+        operands = self.operands(batch, edits or {}) | self._given(batch, given or {})
         done: list[tuple[Part, list[Array]]] = []
         for part in parts(batch, self.instrumented.graph.inputs):
             feeds = model_feeds(self._specs, part.batch)
@@ -225,6 +241,18 @@ class Session:
                     value = None if given is None else given[i]
                     operands[name] = self._operand(batch, name, value)
         return operands
+
+    def _given(self, batch: Batch, given: Mapping[str, Array]) -> dict[str, Array]:
+        inputs = self.instrumented.given_inputs
+        if set(given) != set(inputs):
+            raise OptionError(f"the plan is given {sorted(inputs)}, not {sorted(given)}")
+        for tensor, value in given.items():
+            if value.ndim != 3 or value.shape[:2] != batch.ids.shape:
+                rows, tokens = batch.ids.shape
+                raise OptionError(
+                    f"{tensor!r} is given as {list(value.shape)}; it takes [{rows}, {tokens}, units]"
+                )
+        return {inputs[tensor]: value for tensor, value in given.items()}
 
     def _operand(self, batch: Batch, name: str, value: Array | None) -> Array:
         dtype, units = self._edit_inputs[name]

@@ -1,7 +1,7 @@
 """Ablating: what a model can still do without a network, and without random units instead."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 from onnxloc.choose import count_for_percent, top_units
 from onnxloc.errors import NetworkError, OptionError
 from onnxloc.folder import new_folder
-from onnxloc.graph.plan import Edit, Plan, TargetLogProbs
+from onnxloc.graph.partition import late_cut
+from onnxloc.graph.plan import Edit, Plan, Tap, TargetLogProbs
 from onnxloc.graph.sites import Site
+from onnxloc.graph.topology import Topology
 from onnxloc.network import Network, draw_controls, network_from_flat
 from onnxloc.progress import Progress
 from onnxloc.runtime.batches import Batch
@@ -224,9 +226,11 @@ def ablate(
     networks = _networks(network, options, t)
     conditions = (Condition("intact", 0.0), *networks)
     masks = _masks(model, conditions, networks)
+    prefix = _Prefix.of(model, masks, runtime)
     plan = Plan(
         edits=tuple(Edit(site.tensor) for site in masks),
         head=TargetLogProbs(model.logits.tensor),
+        given=() if prefix is None else (prefix.tensor,),
     )
     encoded = [model.encode_scored([x for i in task.items for x in i.texts]) for task in tasks]
     session = model.compile(plan, runtime)
@@ -247,8 +251,8 @@ def ablate(
     with Progress("ablating", total, show=show_progress) as progress:
         for task, sequences in zip(tasks, encoded, strict=True):
             scores, counts = _score(
-                session, task, sequences, masks, values, len(conditions), options, model.pad,
-                progress,
+                session, prefix, task, sequences, masks, values, len(conditions), options,
+                model.pad, progress,
             )  # fmt: skip
             results.append(TaskScores(task, conditions, scores, counts))
     done = time.perf_counter()
@@ -342,8 +346,34 @@ def _masks(
     return masks
 
 
+@dataclass(frozen=True)
+class _Prefix:
+    """The part of a model before the first edit, which every condition of a text shares."""
+
+    session: Session
+    tensor: str
+
+    @classmethod
+    def of(cls, model: Model, edited: Iterable[Site], runtime: RuntimeOptions) -> "_Prefix | None":
+        """The prefix, if there is enough work in it to be run apart."""
+        tensors = [site.tensor for site in edited]
+        topology = Topology(model.graph.proto)
+        cut = late_cut(topology, model.sites, tensors, model.logits.tensor)
+        if cut is None:
+            return None
+        return cls(model.compile(Plan(taps=(Tap(cut.tensor, "none"),)), runtime), cut.tensor)
+
+    def run(self, batch: Batch) -> dict[str, Array]:
+        """Run each text of a batch once; what the rows of the batch need of it."""
+        _, first, back = np.unique(batch.rows, return_index=True, return_inverse=True)
+        texts = batch.take(first.tolist(), batch.ids.shape[1])
+        (values,) = self.session.taps(texts).values()
+        return {self.tensor: values[back]}
+
+
 def _score(
     session: Session,
+    prefix: "_Prefix | None",
     task: Task,
     sequences: Sequence[list[int]],
     masks: Mapping[Site, NDArray[np.bool_]],
@@ -361,7 +391,8 @@ def _score(
         edits = {
             site.tensor: (mask[conditions], values[site.tensor]) for site, mask in masks.items()
         }
-        found = session.target_logprobs(batch, edits)
+        given = None if prefix is None else prefix.run(batch)
+        found = session.target_logprobs(batch, edits, given)
         for text, condition, row in zip(batch.rows, conditions, found, strict=True):
             logprobs[condition, ends[text] - lengths[text] : ends[text]] = row
         progress.add(len(batch.rows))
@@ -380,6 +411,8 @@ def _rows(
     order = sorted(range(len(sequences)), key=lambda i: (-len(sequences[i]), i))
     texts = np.repeat(np.array(order, dtype=np.int64), n_conditions)
     conditions = np.tile(np.arange(n_conditions), len(order))
-    for start in range(0, len(texts), batch_size):
-        rows = slice(start, start + batch_size)
+    # Whole texts to a batch, where they fit, so that what all conditions share is run once.
+    step = batch_size - batch_size % n_conditions or batch_size
+    for start in range(0, len(texts), step):
+        rows = slice(start, start + step)
         yield Batch.of(sequences, texts[rows].tolist(), pad=pad), conditions[rows]

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from onnxloc.recipes import fetch
 from onnxloc.folder import check_free, new_folder
+from onnxloc.recipes import fetch
 from onnxloc.report import write_report
 from onnxloc.runtime.model import Model
 from onnxloc.runtime.providers import RuntimeOptions

@@ -74,8 +74,9 @@ class Selection:
             raise OptionError("a percentile range needs a percentage or a number of units")
         if self.within is not None and not 0 <= self.within[0] <= self.within[1] <= 100:
             raise OptionError(
-                "a range of percentiles runs upwards within 0-100, unlike "
-                "{:g}-{:g}".format(*self.within)
+                "a range of percentiles runs upwards within 0-100, unlike {:g}-{:g}".format(
+                    *self.within
+                )
             )
 
     def count(self, n_units: int) -> int | None:

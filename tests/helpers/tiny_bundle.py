@@ -7,10 +7,19 @@ from pathlib import Path
 from helpers.gguf_files import TinyModel
 from onnxloc_exporters.gguf_ import GGUFExporter
 
-__all__ = ["CONTROL", "MODEL", "POSITIVE", "write_pairs", "write_stimuli", "write_tiny_bundle"]
+__all__ = [
+    "CONTROL",
+    "MODEL",
+    "POSITIVE",
+    "snapshot",
+    "write_pairs",
+    "write_stimuli",
+    "write_tiny_bundle",
+    "write_work",
+]
 
-# Its vocabulary holds every byte, so that it takes any text; it takes 64 tokens.
-MODEL = TinyModel(blocks=3, width=64, hidden=96, seed=7)
+# Its vocabulary holds every byte, so that it takes any text of up to 256 tokens.
+MODEL = TinyModel(blocks=3, seed=7, metadata={"llama.context_length": 256})
 
 POSITIVE = tuple(f"the {noun} sleeps" for noun in ("dog", "fox", "sun", "cat", "boy", "hen"))
 CONTROL = tuple(f"{i}{j} {i * j}" for i, j in ((4, 7), (91, 3), (55, 8), (2, 16), (7, 70), (3, 3)))
@@ -50,3 +59,20 @@ def write_pairs(path: Path, groups: Sequence[str] = ("agreement", "anaphora")) -
     ]  # fmt: skip
     path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
     return path
+
+
+def write_work(folder: Path) -> Path:
+    """A folder to work in: a model ``tiny``, stimuli, minimal pairs and lines of text."""
+    write_tiny_bundle(folder / "tiny")
+    write_stimuli(folder / "stimuli.csv")
+    write_pairs(folder / "pairs.jsonl")
+    (folder / "lines.txt").write_text("the dog sleeps in the sun\n\nit's 1998\n", encoding="utf-8")
+    return folder
+
+
+def snapshot(folder: Path) -> dict[str, bytes | None]:
+    """Every path below a folder, hidden ones too, and what the files hold."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
+        for path in sorted(folder.rglob("*"))
+    }

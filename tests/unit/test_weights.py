@@ -1,5 +1,6 @@
 import hashlib
 import os
+import random
 
 import ml_dtypes
 import numpy as np
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxloc.bundle import Bundle
-from onnxloc.errors import ModelError, OptionError, RunError
+from onnxloc.errors import ModelError, OnnxlocError, OptionError, RunError
 from onnxloc.graph.external import external_span
 from onnxloc.graph.flow import Flow
 from onnxloc.graph.load import load_graph
@@ -115,6 +116,9 @@ def test_fourier_bases_and_mel_filters_are_fixed():
         assert looks_fixed(basis.astype(np.float32).T.reshape(64, 1, 33))
         assert looks_fixed(basis.astype(np.float16)[:, None])
     peaks = np.linspace(0, 63, 12)
+    # A table of two embeddings, quantised, has a few zeros.
+    pair = np.arange(64, dtype=np.int8).reshape(2, 32) % 20
+    assert not looks_fixed(pair)
     mel = np.maximum(0, 1 - np.abs(n[:, None] - peaks) / 5.7)
     assert looks_fixed(mel.astype(np.float32))
 
@@ -401,6 +405,30 @@ def test_damaged_external_data_is_refused(tmp_path, damage):
     with pytest.raises(ModelError, match=r"up|weights\.bin"):
         untrain(bundle, graph, tmp_path / "new")
     assert names(tmp_path) == ["source"]
+
+
+def test_mutated_files_are_refused_or_handled(tmp_path):
+    """A damaged file gives an error of onnxloc's own, or a bundle; nothing else, nothing between."""
+    rng = random.Random(0)
+    sources = [
+        graphs.save(build(), tmp_path / build.__name__, external=external)
+        for external, build in zip([True, False] * 4, WEIGHTS, strict=False)
+    ]
+    intact = {source: (source / "model.onnx").read_bytes() for source in sources}
+    results = []
+    for _ in range(150):
+        source = rng.choice(sources)
+        mutated = bytearray(intact[source])
+        for _ in range(rng.choice([1, 1, 2, 5])):
+            mutated[rng.randrange(len(mutated))] = rng.randrange(256)
+        (source / "model.onnx").write_bytes(mutated)
+        try:
+            run(source, tmp_path / "out", force=True, how=rng.choice(["shuffle", "gaussian"]))
+            results.append("written")
+        except OnnxlocError as error:
+            results.append(type(error).__name__)
+    assert {"written", "ModelError"} <= set(results)
+    assert names(tmp_path) == sorted(["out", *(source.name for source in sources)])
 
 
 def test_memory_is_that_of_one_tensor(tmp_path):
