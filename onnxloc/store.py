@@ -216,7 +216,8 @@ def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Write JSON; a number that is not finite becomes null."""
     text = json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False)
-    path.write_text(text + "\n", encoding="utf-8")
+    # Half a surrogate pair stands for a byte of a file name; its escape is JSON's own.
+    path.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
 
 
 def read_json(path: Path) -> dict[str, Any]:

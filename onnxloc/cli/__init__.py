@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from onnxloc.cli.common import printable
 from onnxloc.errors import OnnxlocError
 from onnxloc.registry import did_you_mean
 
@@ -135,5 +136,5 @@ def _fail(message: str, error: Exception | None) -> int:
         import traceback
 
         traceback.print_exception(error)
-    click.echo(f"onnxloc: error: {' '.join(message.split())}", err=True)
+    click.echo(f"onnxloc: error: {printable(' '.join(message.split()))}", err=True)
     return 2

@@ -12,6 +12,7 @@ from onnxloc.cli.common import (
     model_argument,
     open_model,
     output_option,
+    printable,
     runtime_options,
     table,
     typed_command,
@@ -160,7 +161,7 @@ def command(
     )
     found.save(output, localized=run, force=force)
     show(found.summary["ablate"])
-    click.echo(f"wrote {output}")
+    click.echo(f"wrote {printable(output)}")
 
 
 def show(summary: dict[str, Any]) -> None:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "PercentRange", "Percents", "apply", "force_option", "model_argument", "open_model",
-    "output_option", "runtime_options", "table", "typed_command",
+    "output_option", "printable", "runtime_options", "table", "typed_command",
 ]  # fmt: skip
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -84,6 +84,17 @@ def open_model(name: str) -> "Model":
     )
 
 
+def printable(text: object) -> str:
+    r"""The text on one line, with control characters written as ``\n`` and the like.
+
+    File names, and whatever models hold or write, may be anything, and a terminal obeys control
+    characters.
+    """
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in str(text)
+    )
+
+
 def typed_command() -> str:
     """The command line that is being run, for the record."""
     return shlex.join(["onnxloc", *click.get_current_context().find_root().obj])
@@ -128,7 +139,7 @@ class PercentRange(click.ParamType[tuple[float, float]]):
 
 def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Print a table: the first column to the left, the others to the right."""
-    cells = [[str(cell) for cell in row] for row in (head, *rows)]
+    cells = [[printable(cell) for cell in row] for row in (head, *rows)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(head))]
     for row in cells:
         first, rest = row[0].ljust(widths[0]), zip(row[1:], widths[1:], strict=True)

@@ -5,7 +5,13 @@ from pathlib import Path
 import click
 
 from onnxloc.cli import ablate_, localize_
-from onnxloc.cli.common import force_option, output_option, runtime_options, typed_command
+from onnxloc.cli.common import (
+    force_option,
+    output_option,
+    printable,
+    runtime_options,
+    typed_command,
+)
 
 
 @click.command("demo")
@@ -40,4 +46,4 @@ def command(limit: int, provider: str, threads: int, output: Path, force: bool) 
     localize_.show(dict(result.localization.summary["localize"]))
     click.echo("")
     ablate_.show(dict(result.ablation.summary["ablate"]))
-    click.echo(f"\nreport: {result.report}")
+    click.echo(f"\nreport: {printable(result.report)}")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from onnxloc.cli.common import force_option, output_option
+from onnxloc.cli.common import force_option, output_option, printable
 
 
 @click.group("export")
@@ -49,4 +49,4 @@ def gguf(
     exporter = Registry("exporter", "onnxloc.exporters").load("gguf")
     made = exporter(dtype=dtype, with_past=with_past)
     folder = made.export(file, output, force=force, name=name)
-    click.echo(f"wrote {folder}")
+    click.echo(f"wrote {printable(folder)}")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from onnxloc.cli.common import force_option, output_option
+from onnxloc.cli.common import force_option, output_option, printable
 
 
 @click.command("fetch")
@@ -25,4 +25,4 @@ def command(name: str | None, output: Path | None, force: bool) -> None:
         for known in recipes():
             click.echo(known)
         return
-    click.echo(f"{name} is at {fetch(name, output, force=force)}")
+    click.echo(printable(f"{name} is at {fetch(name, output, force=force)}"))

@@ -6,7 +6,7 @@ from typing import Literal
 
 import click
 
-from onnxloc.cli.common import model_argument, open_model, runtime_options
+from onnxloc.cli.common import model_argument, open_model, printable, runtime_options
 
 
 @click.command("generate")
@@ -147,13 +147,3 @@ def command(
         if item.condition == "intact":
             click.echo(f"{chr(10) if number else ''}{printable(item.prompt)}")
         click.echo(f"  {item.condition:<8}{printable(item.text)}")
-
-
-def printable(text: str) -> str:
-    r"""The text on one line, with control characters written as ``\n`` and the like.
-
-    A model may write anything, and a terminal obeys control characters.
-    """
-    return "".join(
-        c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text
-    )

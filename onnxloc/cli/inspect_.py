@@ -5,7 +5,7 @@ from collections import Counter
 
 import click
 
-from onnxloc.cli.common import model_argument, open_model, table
+from onnxloc.cli.common import model_argument, open_model, printable, table
 
 
 @click.command("inspect")
@@ -56,9 +56,10 @@ def command(model: str, sites: tuple[str, ...], as_json: bool) -> None:
             for site in chosen
         ]
         head = {"model": opened.description, "totals": totals, "sites": listed}
-        click.echo(json.dumps(head, indent=2, ensure_ascii=False))
+        click.echo(json.dumps(head, indent=2))
         return
-    click.echo(f"{info.name}  {info.architecture}  {info.dtype}  opset {opened.graph.opset}")
+    head_line = f"{info.name}  {info.architecture}  {info.dtype}  opset {opened.graph.opset}"
+    click.echo(printable(head_line))
     click.echo(f"model hash {opened.graph.hash}\n")
     rows = [
         [
@@ -78,4 +79,4 @@ def command(model: str, sites: tuple[str, ...], as_json: bool) -> None:
     for name, value in totals.items():
         click.echo(f"{name}: {value:,}")
     kinds = Counter(site.op_type for site in found).most_common()
-    click.echo("operations: " + ", ".join(f"{kind} {count}" for kind, count in kinds))
+    click.echo(printable("operations: " + ", ".join(f"{kind} {count}" for kind, count in kinds)))

@@ -11,6 +11,7 @@ from onnxloc.cli.common import (
     model_argument,
     open_model,
     output_option,
+    printable,
     runtime_options,
     typed_command,
 )
@@ -142,7 +143,7 @@ def command(
     )
     found.save(output, force=force)
     show(found.summary["localize"])
-    click.echo(f"wrote {output}")
+    click.echo(f"wrote {printable(output)}")
 
 
 def _selection(
@@ -173,7 +174,7 @@ def show(summary: dict[str, Any]) -> None:
     if summary["smallest_t"] is not None:
         click.echo(f"smallest t among them: {summary['smallest_t']:.2f}")
     click.echo(
-        f"{summary['n_significant']:,} units respond more to {summary['positive_label']} than to "
-        f"{summary['control_label']} at a false discovery rate of 5 %; "
+        f"{summary['n_significant']:,} units respond more to {printable(summary['positive_label'])} "
+        f"than to {printable(summary['control_label'])} at a false discovery rate of 5 %; "
         f"{summary['n_undefined']:,} have no t (no variance, or NaN)"
     )

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import click
 
+from onnxloc.cli.common import printable
+
 
 @click.command("report")
 @click.argument("run", type=click.Path(path_type=Path), metavar="RUN")
@@ -16,4 +18,4 @@ def command(run: Path) -> None:
     """  # noqa: D301
     from onnxloc.report import write_report
 
-    click.echo(f"wrote {write_report(run)}")
+    click.echo(f"wrote {printable(write_report(run))}")
