@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from onnxloc.bundle import Bundle, BundleInfo
     from onnxloc.errors import OnnxlocError
-    from onnxloc.recipes import fetch
     from onnxloc.network import Network
+    from onnxloc.recipes import fetch
     from onnxloc.report import write_report
     from onnxloc.runtime.model import Model
     from onnxloc.runtime.providers import RuntimeOptions

@@ -23,8 +23,13 @@ def check_free(path: Path, *, force: bool = False) -> None:
     ------
     RunError
         If `path` exists and `force` is false, if it is a file or a link, if it is a folder that
-        onnxloc did not write, or if no folder can be made there.
+        onnxloc did not write, if its name is not UTF-8, or if no folder can be made there.
     """
+    try:
+        str(path.absolute()).encode()
+    except UnicodeEncodeError as error:
+        # The library that writes Parquet takes no other.
+        raise RunError(f"{str(path)!r} is not UTF-8; choose another output path") from error
     try:
         if path.is_symlink() or (path.exists() and not path.is_dir()):
             raise RunError(f"{path} is not a folder; choose another output path")

@@ -20,6 +20,7 @@ __all__ = ["main"]
 COMMANDS = {
     "ablate": "Score tasks without a network, and without random units instead.",
     "bake": "Write a model with an edit of a network built in.",
+    "check": "Check that reading, editing and batching a model do what they say.",
     "demo": "Fetch a model, find its language network, ablate it, report.",
     "export": "Turn a model of another framework into a bundle.",
     "fetch": "Fetch a model by name and turn it into a bundle.",

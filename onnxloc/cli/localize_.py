@@ -173,8 +173,8 @@ def show(summary: dict[str, Any]) -> None:
     )
     if summary["smallest_t"] is not None:
         click.echo(f"smallest t among them: {summary['smallest_t']:.2f}")
+    positive, control = printable(summary["positive_label"]), printable(summary["control_label"])
     click.echo(
-        f"{summary['n_significant']:,} units respond more to {printable(summary['positive_label'])} "
-        f"than to {printable(summary['control_label'])} at a false discovery rate of 5 %; "
-        f"{summary['n_undefined']:,} have no t (no variance, or NaN)"
+        f"{summary['n_significant']:,} units respond more to {positive} than to {control} at a "
+        f"false discovery rate of 5 %; {summary['n_undefined']:,} have no t (no variance, or NaN)"
     )

@@ -98,8 +98,8 @@ class _Writer:
         self.output_types: dict[str, int] = {}
         self.renamed: dict[str, str] = {}
         self.narrowed: frozenset[str] = frozenset()
-        # One fragment for what is given, one for what follows the nodes of the model, one for each edit, which must stand
-        # right behind the node whose output it changes.
+        # One fragment for what is given, one for what follows the nodes of the model, and one for
+        # each edit, which must stand right behind the node whose output it changes.
         self.front = Fragment(graph.opset, "front")
         self.tail = Fragment(graph.opset, "tail")
         self.edits: dict[str, Fragment] = {}

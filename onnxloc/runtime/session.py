@@ -250,7 +250,8 @@ class Session:
             if value.ndim != 3 or value.shape[:2] != batch.ids.shape:
                 rows, tokens = batch.ids.shape
                 raise OptionError(
-                    f"{tensor!r} is given as {list(value.shape)}; it takes [{rows}, {tokens}, units]"
+                    f"{tensor!r} is given as {list(value.shape)}; "
+                    f"it takes [{rows}, {tokens}, units]"
                 )
         return {inputs[tensor]: value for tensor, value in given.items()}
 

@@ -408,7 +408,7 @@ def test_damaged_external_data_is_refused(tmp_path, damage):
 
 
 def test_mutated_files_are_refused_or_handled(tmp_path):
-    """A damaged file gives an error of onnxloc's own, or a bundle; nothing else, nothing between."""
+    """A damaged file gives an error of onnxloc's own, or a whole bundle, and nothing else."""
     rng = random.Random(0)
     sources = [
         graphs.save(build(), tmp_path / build.__name__, external=external)

@@ -1,0 +1,49 @@
+"""``onnxloc check``."""
+
+import json
+from dataclasses import asdict
+
+import click
+
+from onnxloc.cli.common import model_argument, open_model, runtime_options, table
+
+
+@click.command("check")
+@model_argument
+@click.option(
+    "--sites",
+    multiple=True,
+    help="Pattern of the sites to read and edit; may be given again. Default: those with a "
+    "canonical name; op:* is every operation.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@runtime_options
+@click.pass_context
+def command(
+    ctx: click.Context,
+    model: str,
+    sites: tuple[str, ...],
+    as_json: bool,
+    provider: str,
+    threads: int,
+) -> None:
+    """Check that reading, editing and batching MODEL do what they say.
+
+    Exit status 1 if a check fails.
+
+    \b
+    Examples:
+      onnxloc check smollm2-135m
+      onnxloc check model.onnx --sites 'op:*'
+    """  # noqa: D301
+    from onnxloc.runtime.providers import RuntimeOptions
+    from onnxloc.studies.check import check
+
+    runtime = RuntimeOptions(provider=provider, threads=threads)
+    found = check(open_model(model), sites, runtime, show_progress=True)
+    if as_json:
+        click.echo(json.dumps([asdict(entry) for entry in found], indent=2))
+    else:
+        rows = [[entry.name, "ok" if entry.passed else "FAILED", entry.detail] for entry in found]
+        table(["check", "result", "detail"], rows)
+    ctx.exit(0 if all(entry.passed for entry in found) else 1)
