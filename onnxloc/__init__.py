@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from onnxloc.bundle import Bundle, BundleInfo
+    from onnxloc.choose import Selection
     from onnxloc.errors import OnnxlocError
     from onnxloc.network import Network
     from onnxloc.recipes import fetch
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from onnxloc.stimuli import StimulusSet, load_stimuli
     from onnxloc.store import Run
     from onnxloc.studies.ablate import AblateOptions, Ablation, ablate
-    from onnxloc.studies.localize import Localization, LocalizeOptions, Selection, localize
+    from onnxloc.studies.localize import Localization, LocalizeOptions, localize
     from onnxloc.tasks import Item, Task, TaskInputs, load_task
 
 __all__ = [
@@ -49,9 +50,10 @@ __all__ = [
 _HOMES = {
     "onnxloc.studies.ablate": ("AblateOptions", "Ablation", "ablate"),
     "onnxloc.bundle": ("Bundle", "BundleInfo"),
+    "onnxloc.choose": ("Selection",),
     "onnxloc.errors": ("OnnxlocError",),
     "onnxloc.recipes": ("fetch",),
-    "onnxloc.studies.localize": ("Localization", "LocalizeOptions", "Selection", "localize"),
+    "onnxloc.studies.localize": ("Localization", "LocalizeOptions", "localize"),
     "onnxloc.network": ("Network",),
     "onnxloc.report": ("write_report",),
     "onnxloc.runtime.model": ("Model",),

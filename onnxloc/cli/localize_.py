@@ -18,7 +18,7 @@ from onnxloc.cli.common import (
 from onnxloc.errors import OptionError
 
 if TYPE_CHECKING:
-    from onnxloc.studies.localize import Selection
+    from onnxloc.choose import Selection
 
 
 @click.command("localize")
@@ -152,7 +152,7 @@ def _selection(
     fdr: float | None,
     within: tuple[float, float] | None,
 ) -> "Selection":
-    from onnxloc.studies.localize import Selection
+    from onnxloc.choose import Selection
 
     given = {"top": top, "units": units, "fdr": fdr}
     named = [(how, value) for how, value in given.items() if value is not None]

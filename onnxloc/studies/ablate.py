@@ -1,7 +1,7 @@
 """Ablating: what a model can still do without a network, and without random units instead."""
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -12,16 +12,12 @@ from numpy.typing import NDArray
 from onnxloc.choose import count_for_percent, top_units
 from onnxloc.errors import NetworkError, OptionError
 from onnxloc.folder import new_folder
-from onnxloc.graph.partition import late_cut
-from onnxloc.graph.plan import Edit, Plan, Tap, TargetLogProbs
+from onnxloc.graph.plan import Edit, Plan, TargetLogProbs
 from onnxloc.graph.sites import Site
-from onnxloc.graph.topology import Topology
 from onnxloc.network import Network, draw_controls, network_from_flat
 from onnxloc.progress import Progress
-from onnxloc.runtime.batches import Batch
 from onnxloc.runtime.model import Model
 from onnxloc.runtime.providers import RuntimeOptions
-from onnxloc.runtime.session import Session
 from onnxloc.store import (
     EFFECTS_FILE,
     NETWORK_FILE,
@@ -36,6 +32,7 @@ from onnxloc.store import (
 )
 from onnxloc.studies.effects import Condition, TaskScores, effects_table, summarise
 from onnxloc.studies.means import mean_activations
+from onnxloc.studies.scoring import Prefix, Scorer
 from onnxloc.tasks import Task
 
 if TYPE_CHECKING:
@@ -226,7 +223,7 @@ def ablate(
     networks = _networks(network, options, t)
     conditions = (Condition("intact", 0.0), *networks)
     masks = _masks(model, conditions, networks)
-    prefix = _Prefix.of(model, masks, runtime)
+    prefix = Prefix.of(model, masks, runtime)
     plan = Plan(
         edits=tuple(Edit(site.tensor) for site in masks),
         head=TargetLogProbs(model.logits.tensor),
@@ -245,15 +242,13 @@ def ablate(
         )
     else:
         values = {site.tensor: np.zeros((1, 1, site.units), site.dtype) for site in masks}
+    scorer = Scorer(session, prefix, masks, values, len(conditions), options.batch_size, model.pad)
     loaded = time.perf_counter()
     total = len(conditions) * sum(len(sequences) for sequences in encoded)
     results = []
     with Progress("ablating", total, show=show_progress) as progress:
         for task, sequences in zip(tasks, encoded, strict=True):
-            scores, counts = _score(
-                session, prefix, task, sequences, masks, values, len(conditions), options,
-                model.pad, progress,
-            )  # fmt: skip
+            scores, counts = scorer.score(task, sequences, progress)
             results.append(TaskScores(task, conditions, scores, counts))
     done = time.perf_counter()
     sizes = {c.size: n.size for c, n in networks.items() if c.name == "network"}
@@ -344,75 +339,3 @@ def _masks(
             mask = masks.setdefault(site, np.zeros((len(rows), 1, site.units), dtype=np.bool_))
             mask[rows[condition], 0, units] = True
     return masks
-
-
-@dataclass(frozen=True)
-class _Prefix:
-    """The part of a model before the first edit, which every condition of a text shares."""
-
-    session: Session
-    tensor: str
-
-    @classmethod
-    def of(cls, model: Model, edited: Iterable[Site], runtime: RuntimeOptions) -> "_Prefix | None":
-        """The prefix, if there is enough work in it to be run apart."""
-        tensors = [site.tensor for site in edited]
-        topology = Topology(model.graph.proto)
-        cut = late_cut(topology, model.sites, tensors, model.logits.tensor)
-        if cut is None:
-            return None
-        return cls(model.compile(Plan(taps=(Tap(cut.tensor, "none"),)), runtime), cut.tensor)
-
-    def run(self, batch: Batch) -> dict[str, Array]:
-        """Run each text of a batch once; what the rows of the batch need of it."""
-        _, first, back = np.unique(batch.rows, return_index=True, return_inverse=True)
-        texts = batch.take(first.tolist(), batch.ids.shape[1])
-        (values,) = self.session.taps(texts).values()
-        return {self.tensor: values[back]}
-
-
-def _score(
-    session: Session,
-    prefix: "_Prefix | None",
-    task: Task,
-    sequences: Sequence[list[int]],
-    masks: Mapping[Site, NDArray[np.bool_]],
-    values: Mapping[str, Array],
-    n_conditions: int,
-    options: AblateOptions,
-    pad: int,
-    progress: Progress,
-) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Scores ``[conditions, items]``, and the scored tokens of each item's first text."""
-    lengths = np.array([len(sequence) - 1 for sequence in sequences], dtype=np.int64)
-    ends = np.cumsum(lengths)
-    logprobs = np.empty((n_conditions, int(ends[-1])))
-    for batch, conditions in _rows(sequences, n_conditions, options.batch_size, pad):
-        edits = {
-            site.tensor: (mask[conditions], values[site.tensor]) for site, mask in masks.items()
-        }
-        given = None if prefix is None else prefix.run(batch)
-        found = session.target_logprobs(batch, edits, given)
-        for text, condition, row in zip(batch.rows, conditions, found, strict=True):
-            logprobs[condition, ends[text] - lengths[text] : ends[text]] = row
-        progress.add(len(batch.rows))
-    per_item = len(task.items[0].texts)
-    scores = [
-        task.score([texts[i : i + per_item] for i in range(0, len(texts), per_item)])
-        for texts in (np.split(row, ends[:-1]) for row in logprobs)
-    ]
-    return np.stack(scores), lengths[::per_item]
-
-
-def _rows(
-    sequences: Sequence[list[int]], n_conditions: int, batch_size: int, pad: int
-) -> Iterator[tuple[Batch, NDArray[np.int64]]]:
-    """Every text under every condition, in batches of texts of like length."""
-    order = sorted(range(len(sequences)), key=lambda i: (-len(sequences[i]), i))
-    texts = np.repeat(np.array(order, dtype=np.int64), n_conditions)
-    conditions = np.tile(np.arange(n_conditions), len(order))
-    # Whole texts to a batch, where they fit, so that what all conditions share is run once.
-    step = batch_size - batch_size % n_conditions or batch_size
-    for start in range(0, len(texts), step):
-        rows = slice(start, start + step)
-        yield Batch.of(sequences, texts[rows].tolist(), pad=pad), conditions[rows]

@@ -2,14 +2,14 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxloc.choose import count_for_percent, range_units, significant_units, top_units
+from onnxloc.choose import Selection
 from onnxloc.errors import OptionError
 from onnxloc.folder import new_folder
 from onnxloc.graph.plan import Plan, Pool, Tap
@@ -44,75 +44,6 @@ ALPHA = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
-class Selection:
-    """How units are chosen from their t-values.
-
-    Attributes
-    ----------
-    how : {"top", "units", "fdr"}
-        The `value` percent of units with the largest t (rounded down, as the paper's code does);
-        that many units; or every unit with t > 0 and q <= `value`.
-    value : float
-        A percentage, a count, or a false discovery rate.
-    within : (float, float) or None
-        Draw the units at random from those between two percentiles of t, instead of the top. With
-        (0, 0) the least selective units are taken.
-    """
-
-    how: Literal["top", "units", "fdr"] = "top"
-    value: float = 1.0
-    within: tuple[float, float] | None = None
-
-    def __post_init__(self) -> None:
-        if self.how == "top" and not 0 < self.value <= 100:
-            raise OptionError(f"a percentage of units lies in (0, 100], not at {self.value:g}")
-        if self.how == "units" and (self.value < 1 or self.value != int(self.value)):
-            raise OptionError(f"a number of units is a whole number above 0, not {self.value:g}")
-        if self.how == "fdr" and not 0 < self.value < 1:
-            raise OptionError(f"a false discovery rate lies between 0 and 1, not at {self.value:g}")
-        if self.how == "fdr" and self.within is not None:
-            raise OptionError("a percentile range needs a percentage or a number of units")
-        if self.within is not None and not 0 <= self.within[0] <= self.within[1] <= 100:
-            raise OptionError(
-                "a range of percentiles runs upwards within 0-100, unlike {:g}-{:g}".format(
-                    *self.within
-                )
-            )
-
-    def count(self, n_units: int) -> int | None:
-        """How many of `n_units` are chosen, or None where that depends on their t.
-
-        Raises
-        ------
-        OptionError
-            If that is none, or more than there are.
-        """
-        if self.how == "fdr":
-            return None
-        count = count_for_percent(n_units, self.value) if self.how == "top" else int(self.value)
-        if count > n_units:
-            raise OptionError(f"cannot choose {count} units: the sites have only {n_units}")
-        return count
-
-    def choose(
-        self, t: NDArray[np.float64], q: NDArray[np.float64], seed: int
-    ) -> NDArray[np.int64]:
-        """Flat indices of the chosen units, sorted.
-
-        Raises
-        ------
-        OptionError
-            If fewer units than asked for have a t.
-        """
-        count = self.count(t.size)
-        if count is None:
-            return significant_units(t, q, self.value)
-        if self.within is not None:
-            return range_units(t, *self.within, count, seed)
-        return top_units(t, count)
-
-
-@dataclass(frozen=True, kw_only=True)
 class LocalizeOptions:
     """What is read and how units are chosen.
 
@@ -142,7 +73,7 @@ class LocalizeOptions:
     max_tokens: int | None = None
     bos: bool | None = None
     magnitude: bool = True
-    selection: Selection = Selection()
+    selection: Selection = field(default_factory=Selection)
     batch_size: int = 32
     seed: int = 0
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from helpers.tiny_bundle import MODEL
 
 from onnxloc.store import Run
 from onnxloc.tasks import load_task
@@ -66,8 +67,11 @@ TYPED = [b for b in BLOCKS if b.language in RUN and not b.skip and b not in DEMO
 
 @pytest.fixture(scope="module")
 def folder(bundle_path, tmp_path_factory):
-    """Where all blocks are run, in their order; the model is there already."""
-    return tmp_path_factory.mktemp("readme")
+    """Where all blocks are run, in their order; the model, and a reader's own files, are there."""
+    folder = tmp_path_factory.mktemp("readme")
+    (folder / "lines.txt").write_text("The dog\nMy favourite food is\n")
+    MODEL.write(folder / "model.gguf")
+    return folder
 
 
 def run(block, folder):

@@ -27,7 +27,7 @@ def test_imports_go_down_the_layers(capsys):
     ]
     for name in names:
         assert f"{name} KEPT" in said
-    assert "Contracts: 2 kept, 0 broken" in said
+    assert f"Contracts: {len(names)} kept, 0 broken" in said
 
 
 def test_a_broken_contract_is_seen(tmp_path, capsys):

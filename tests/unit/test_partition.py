@@ -11,7 +11,7 @@ from onnxloc.graph.topology import Topology
 from onnxloc.runtime.batches import Batch
 from onnxloc.runtime.model import Model
 from onnxloc.runtime.providers import RuntimeOptions
-from onnxloc.studies.ablate import AblateOptions, _rows
+from onnxloc.studies.scoring import rows_and_conditions
 
 pytestmark = pytest.mark.unit
 
@@ -90,8 +90,8 @@ def test_no_cut_where_an_edit_does_not_follow_from_the_first(model):
 def test_every_text_meets_every_condition_once(conditions, batch_size):
     sequences = [[1] * n for n in (3, 1, 2, 5)]
     seen = []
-    for batch, which in _rows(sequences, conditions, batch_size, 0):
-        assert len(batch.rows) <= AblateOptions(batch_size=batch_size).batch_size
+    for batch, which in rows_and_conditions(sequences, conditions, batch_size, 0):
+        assert len(batch.rows) <= batch_size
         seen += list(zip(batch.rows.tolist(), which.tolist(), strict=True))
     assert sorted(seen) == [(i, c) for i in range(4) for c in range(conditions)]
 
