@@ -219,15 +219,7 @@ class Bundle:
             raise BundleError(
                 f"{self.folder} has no {TOKENIZER_FILE}; put the model's own beside {MODEL_FILE}"
             )
-        from tokenizers import Tokenizer
-
-        try:
-            tokenizer = Tokenizer.from_file(str(self.tokenizer_path))
-        except Exception as error:  # tokenizers raises bare Exception for a bad file
-            raise BundleError(f"cannot read {self.tokenizer_path}: {one_line(error)}") from error
-        tokenizer.no_padding()
-        tokenizer.no_truncation()
-        return tokenizer
+        return _read_tokenizer(self.tokenizer_path)
 
     @staticmethod
     @contextmanager
@@ -303,12 +295,36 @@ def _foreign_info(model: Path) -> BundleInfo:
         whole = isinstance(value, int) and not isinstance(value, bool)
         return int(value) if whole and value >= least else None
 
+    bos = number("bos_token_id", 0)
+    add_bos = tokens.get("add_bos_token")
+    if add_bos is None and bos is not None:
+        add_bos = _puts_in_front(_beside(model, TOKENIZER_FILE), bos)
     return BundleInfo(
         name=model.stem if model.stem != "model" else model.resolve().parent.name,
         architecture=str(config.get("model_type", "")),
         max_tokens=number("max_position_embeddings", 1) or number("n_positions", 1),
-        add_bos=tokens.get("add_bos_token") is True,
-        bos_token_id=number("bos_token_id", 0),
+        add_bos=add_bos is True,
+        bos_token_id=bos,
         eos_token_id=number("eos_token_id", 0),
         pad_token_id=number("pad_token_id", 0),
     )
+
+
+def _read_tokenizer(path: Path) -> "Tokenizer":
+    from tokenizers import Tokenizer
+
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # tokenizers raises bare Exception for a bad file
+        raise BundleError(f"cannot read {path}: {one_line(error)}") from error
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return tokenizer
+
+
+def _puts_in_front(tokenizer: Path | None, token: int) -> bool:
+    """Whether a tokenizer's own template begins a text with `token`, as Llama 3's does."""
+    if tokenizer is None:
+        return False
+    front: list[int] = _read_tokenizer(tokenizer).encode("a").ids[:1]
+    return front == [token]

@@ -203,7 +203,7 @@ class Network:
                 partial.unlink()
 
     @classmethod
-    def load(cls, path: Path) -> Self:
+    def load(cls, path: str | Path) -> Self:
         """Read a file that `save` wrote, or the one in a run folder.
 
         Raises
@@ -211,6 +211,7 @@ class Network:
         NetworkError
             If there is no such file, or it is not a network.
         """
+        path = Path(path)
         file = path / FILE_NAME if path.is_dir() else path
         if not file.is_file():
             raise NetworkError(f"there is no network at {file}; name a run folder or its file")

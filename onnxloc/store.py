@@ -178,10 +178,18 @@ class Run:
     @property
     def localizer(self) -> str | None:
         """What `load_stimuli` was given for the run, if units were localized in it."""
-        for step in self.manifest.steps:
-            if step.step == "localize":
-                return str(step.parameters.get("localizer", "")) or None
-        return None
+        step = self._localized
+        return str(step.parameters.get("localizer", "")) or None if step else None
+
+    @property
+    def stimuli_hash(self) -> str | None:
+        """Hash of the stimuli of the run, if units were localized in it."""
+        step = self._localized
+        return step.hashes.get("stimuli") if step else None
+
+    @property
+    def _localized(self) -> Step | None:
+        return next((step for step in self.manifest.steps if step.step == "localize"), None)
 
     def table(self, name: str) -> "DataFrame":
         """One of the run's tables, by file name.

@@ -40,7 +40,8 @@ from onnxloc.cli.common import (
 @click.option(
     "--localizer",
     default=None,
-    help="Whose sentences the task text takes. Default: those of the run.",
+    help="Whose sentences the task text takes. Default: that of the run; language for a "
+    "network file.",
 )
 @click.option(
     "--with",
@@ -69,14 +70,15 @@ from onnxloc.cli.common import (
     "percents",
     type=Percents(),
     default=(),
-    help="Sizes in percent of the units, such as 0.125,0.25,0.5,1. Default: the network as it is.",
+    help="Sizes in percent of the units, those with the largest t, such as 0.125,0.25,0.5,1. "
+    "Default: the network as it is.",
 )
 @click.option(
     "--limit",
     type=click.IntRange(min=0),
     default=0,
     show_default=True,
-    help="Score so many items of each group; 0: all.",
+    help="Score so many items of each group (of the task text: so many sentences); 0: all.",
 )
 @click.option(
     "--batch-size",
@@ -125,9 +127,9 @@ def command(
     from onnxloc.folder import check_free
     from onnxloc.network import Network
     from onnxloc.runtime.providers import RuntimeOptions
-    from onnxloc.stimuli import load_stimuli
     from onnxloc.store import Run
     from onnxloc.studies.ablate import AblateOptions, ablate, rank_of_run
+    from onnxloc.studies.sentences import stimuli_of
     from onnxloc.tasks import TaskInputs, load_task
 
     options = AblateOptions(
@@ -145,8 +147,7 @@ def command(
     chosen = Network.load(network)
     inputs = TaskInputs()
     if "text" in tasks:
-        recorded = run.localizer if run is not None else None
-        stimuli = load_stimuli(localizer or recorded or "language")
+        stimuli = stimuli_of(run, localizer)
         inputs = TaskInputs(stimuli.positive, f"the localizer {stimuli.name}")
     found = ablate(
         open_model(model),

@@ -43,7 +43,8 @@ from onnxloc.cli.common import (
 @click.option(
     "--localizer",
     default=None,
-    help="Whose sentences the task text takes. Default: those of the run.",
+    help="Whose sentences the task text takes. Default: that of the run; "
+    "language for a network file.",
 )
 @click.option(
     "--batch-size",
@@ -82,9 +83,9 @@ def command(
     from onnxloc.folder import check_free
     from onnxloc.network import Network
     from onnxloc.runtime.providers import RuntimeOptions
-    from onnxloc.stimuli import load_stimuli
     from onnxloc.store import Run
     from onnxloc.studies.bake import BakeOptions, bake_network
+    from onnxloc.studies.sentences import stimuli_of
     from onnxloc.tasks import TaskInputs, load_task
 
     options = BakeOptions(replacement=replacement, batch_size=batch_size)
@@ -95,8 +96,7 @@ def command(
     if replacement == "mean":
         inputs = TaskInputs()
         if "text" in tasks:
-            recorded = Run.open(network).localizer if network.is_dir() else None
-            stimuli = load_stimuli(localizer or recorded or "language")
+            stimuli = stimuli_of(Run.open(network) if network.is_dir() else None, localizer)
             inputs = TaskInputs(stimuli.positive, f"the localizer {stimuli.name}")
         loaded = [load_task(task, inputs) for task in tasks]
         texts = [text for task in loaded for item in task.items for text in item.texts]

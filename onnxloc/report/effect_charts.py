@@ -23,10 +23,12 @@ from onnxloc.report.folder import Comparison, Effect
 from onnxloc.report.words import (
     count,
     integer,
+    known_of,
     number,
     percent,
     probability,
     score,
+    score_range,
     signed,
 )
 
@@ -58,11 +60,8 @@ class _Measured:
 
 def _measure(effects: Sequence[Effect]) -> tuple[str, bool, list[_Measured]]:
     """Name of the scale, whether its axis is logarithmic, and the values."""
-    perplexities = [
-        _Measured(e.size, e.perplexity.intact, e.perplexity.network, e.perplexity.controls)
-        for e in effects
-        if e.perplexity is not None and (e.perplexity.intact or 0) > 0
-    ]
+    finite = [(e.size, e.finite_perplexity) for e in effects]
+    perplexities = [_Measured(n, p.intact, p.network, p.controls) for n, p in finite if p]
     if len(perplexities) == len(effects):
         return "Perplexity (log axis)", True, perplexities
     name = "Accuracy" if effects[0].kind == "pairs" else "Mean log-probability of a token"
@@ -90,7 +89,7 @@ def effect_chart(effects: Sequence[Effect]) -> Chart:
         figure.update_xaxes(_scale(name, log, measured, chance))
         figure.update_yaxes(
             tickvals=[0, 1],
-            ticktext=["random<br>sets", "network"],
+            ticktext=["random<br>controls", "network"],
             range=[-0.6, 1.5],
             showgrid=False,
         )
@@ -110,7 +109,7 @@ def effect_chart(effects: Sequence[Effect]) -> Chart:
     last = measured[-1]
     label = (
         f"{name} on task {effects[0].task}. Intact {write(last.intact)}; with {percent(last.size)} "
-        f"of the units ablated: network {write(last.network)}, random sets "
+        f"of the units ablated: network {write(last.network)}, random controls "
         f"{', '.join(write(value) for value in last.controls) or 'none'}."
     )
     return chart(figure, label, height, name=effects[0].task)
@@ -167,8 +166,8 @@ def _draw_strip(figure: "Figure", one: _Measured, chance: float | None, write: A
         y=[0.14 * ((i * 2) % 5 - 2) for i in range(len(one.controls))],
         mode="markers",
         marker=_CIRCLE,
-        name=f"random sets ({len(one.controls)})",
-        hovertext=[f"random set {i:02d}: {write(v)}" for i, v in enumerate(one.controls)],
+        name=f"random controls ({known_of(one.controls)})",
+        hovertext=[f"random control {i:02d}: {write(v)}" for i, v in enumerate(one.controls)],
         hoverinfo="text",
     )
     figure.add_scatter(
@@ -193,7 +192,7 @@ def _draw_sizes(
     if chance is not None:
         _line(figure, ends, [chance] * 2, "chance", number(chance, 2))
     spots = [
-        (m.size * 1.03 ** ((i * 2) % 5 - 2), value, f"random set {i:02d}, {percent(m.size)}")
+        (m.size * 1.03 ** ((i * 2) % 5 - 2), value, f"random control {i:02d}, {percent(m.size)}")
         for m in measured
         for i, value in enumerate(m.controls)
     ]
@@ -202,7 +201,7 @@ def _draw_sizes(
         y=[_median(m.controls) for m in measured],
         mode="lines",
         line={"color": CONTROL, "width": 1.5},
-        name="median of the random sets",
+        name="median of the random controls",
         hoverinfo="skip",
     )
     figure.add_scatter(
@@ -215,13 +214,13 @@ def _draw_sizes(
         hovertext=[f"network, {percent(m.size)}: {write(m.network)}" for m in measured],
         hoverinfo="text",
     )
-    # Last, so that a random set as harmful as the network is seen on top of its mark.
+    # Last, so that a control as harmful as the network is seen on top of its mark.
     figure.add_scatter(
         x=np.array([spot[0] for spot in spots]),
         y=[spot[1] for spot in spots],
         mode="markers",
         marker=_CIRCLE,
-        name="each random set",
+        name="each random control",
         hovertext=[f"{text}: {write(value)}" for _, value, text in spots],
         hoverinfo="text",
     )
@@ -231,7 +230,7 @@ def _median(values: Sequence[float | None]) -> float | None:
     from statistics import median
 
     known = [value for value in values if value is not None]
-    return median(known) if known else None
+    return median(known) if known and len(known) == len(values) else None
 
 
 def effect_table(effects: Sequence[Effect]) -> Table:
@@ -240,21 +239,21 @@ def effect_table(effects: Sequence[Effect]) -> Table:
         "Units ablated": [integer(e.n_network_units) for e in effects],
         "Intact": [score(e.intact) for e in effects],
         "Network": [score(e.network) for e in effects],
-        "Random sets, median": [score(e.control_median) for e in effects],
-        "Random sets, mean": [score(e.control_mean) for e in effects],
-        "Random sets, lowest": [score(e.control_min) for e in effects],
-        "Random sets, highest": [score(e.control_max) for e in effects],
-        "Random sets at or below the network": [_rank(e) for e in effects],
-        "Empirical p": [probability(e.p_empirical) for e in effects],
+        "Random controls, median": [score(e.control_median) for e in effects],
+        "Random controls, mean": [score(e.control_mean) for e in effects],
+        "Random controls, lowest": [score(e.control_min) for e in effects],
+        "Random controls, highest": [score(e.control_max) for e in effects],
+        "Random controls at or below the network": [_rank(e) for e in effects],
+        "Empirical p": [probability(e.p) for e in effects],
     }
     for name, versus in (
         ("Network − intact", [e.vs_intact for e in effects]),
-        ("Network − mean of the random sets", [e.vs_controls for e in effects]),
+        ("Network − mean of the random controls", [e.vs_controls for e in effects]),
     ):
         known = [one or Comparison() for one in versus]
         rows[name] = [signed(one.difference) for one in known]
         rows[f"{name}, 95\u202f% interval"] = [_interval(one) for one in known]
-        rows[f"{name}, Cohen's d"] = [number(one.d, 2) for one in known]
+        rows[f"{name}, Cohen's d_z"] = [number(one.d, 2) for one in known]
     if any(effect.perplexity for effect in effects):
         for name in ("intact", "network"):
             rows[f"Perplexity, {name}"] = [
@@ -270,7 +269,10 @@ def effect_table(effects: Sequence[Effect]) -> Table:
 
 
 def _rank(effect: Effect) -> str:
-    return "–" if effect.rank is None else f"{effect.rank} of {len(effect.controls)}"
+    if effect.rank is None:
+        return "–"
+    lost = len(effect.controls) - len(effect.scored)
+    return f"{effect.rank} of {len(effect.scored)}" + (f", {lost} without a score" if lost else "")
 
 
 def _interval(versus: Comparison) -> str:
@@ -291,7 +293,7 @@ def control_table(effects: Sequence[Effect]) -> Table:
             ("network", effect.network, perplexity.network if perplexity else None),
         ]
         conditions += [
-            (f"random set {i:02d}", value, controls[i] if i < len(controls) else None)
+            (f"random control {i:02d}", value, controls[i] if i < len(controls) else None)
             for i, value in enumerate(effect.controls)
         ]
         for name, value, other in conditions:
@@ -360,8 +362,8 @@ def _group_chart(effect: Effect) -> Chart:
         customdata=spots[:, 2].astype(np.int16),
         mode="markers",
         marker=_CIRCLE | {"size": 7},
-        name="random sets",
-        hovertemplate="random set %{customdata}: %{x:.3f}<extra></extra>",
+        name="random controls",
+        hovertemplate="random control %{customdata}: %{x:.3f}<extra></extra>",
     )
     height = 120 + 30 * len(groups)
     axis, narrow = labels(names)
@@ -372,7 +374,6 @@ def _group_chart(effect: Effect) -> Chart:
     figure.update_yaxes(range=[len(groups) - 0.3, -0.7])
     rows = []
     for group in groups:
-        known = [value for value in group.controls if value is not None]
         rows.append(
             (
                 cell(group.group),
@@ -380,11 +381,11 @@ def _group_chart(effect: Effect) -> Chart:
                 cell(score(group.intact), group.intact),
                 cell(score(group.network), group.network),
                 cell(score(group.control_mean), group.control_mean),
-                cell(f"{score(min(known))} to {score(max(known))}" if known else "–"),
+                cell(score_range(group.controls)),
                 cell(", ".join(score(value) for value in group.controls) or "–"),
             )
         )
-    heads = ("Items", "Intact", "Network", "Random sets: mean", "range", "each")
+    heads = ("Items", "Intact", "Network", "Random controls: mean", "range", "each")
     table = Table(
         f"Task {effect.task} by group, {percent(effect.size)} of the units",
         (Column("Group", numeric=False), *map(Column, heads)),

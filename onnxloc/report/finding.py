@@ -24,6 +24,7 @@ __all__ = [
 # log 2 means that perplexities differ by a factor of two), or above half of the network's effect.
 _WIDE = {"pairs": 0.10, "text": math.log(2)}
 _NEAR_CHANCE = 0.05
+_P = 0.05
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Finding:
     warnings : tuple of str
         What keeps the numbers from saying more.
     tone : str
-        "yes", "no" or "open": whether the network differs from its controls.
+        "yes", "no" or "open": whether the run shows that the network differs from its controls.
     """
 
     title: str
@@ -68,7 +69,7 @@ def floor_of_p(n_controls: int) -> str:
     if not 0 < n_controls < 19:
         return ""
     return (
-        f"With {count(n_controls, 'random set')} the empirical p cannot fall below "
+        f"With {count(n_controls, 'random control')} the empirical p cannot fall below "
         f"{probability(1 / (n_controls + 1))}; 19 or more could reach 0.05."
     )
 
@@ -117,9 +118,11 @@ def localizer_finding(localize: Localized) -> Finding:
             "of 5\u202f%."
         )
         if localize.n_significant < chosen:
+            weak = chosen - localize.n_significant
             warnings.append(
-                f"{count(chosen - localize.n_significant, 'unit')} of the network or more do not "
-                "differ reliably between the conditions."
+                f"At least {count(weak, 'unit')} of the network "
+                f"{'does' if weak == 1 else 'do'} not respond reliably more to "
+                f"{localize.positive_label}."
             )
     title = f"{localize.positive_label} against {localize.control_label}"
     verdict = f"{count(chosen, 'unit')} ({share}) make up the network"
@@ -145,18 +148,15 @@ def effect_finding(
     title = f"Task {effect.task}, {count(effect.n_items, 'item')}"
     if effect.intact is None or effect.network is None:
         return Finding(title, "The effect is not defined", "A score of this task is not a number.")
-    controls = [value for value in effect.controls if value is not None]
+    controls = list(effect.scored)
     change = _change(effect, effect.network - effect.intact)
     text = f"{_subject(effect, replacement, localize)} {_takes(effect, change)}."
     if effect.chance is not None and abs(effect.network - effect.chance) <= _NEAR_CHANCE:
         text += f" That is near chance ({number(effect.chance, 2)})."
     if not controls:
-        return Finding(
-            title,
-            _CHANGED[change],
-            text,
-            ("No random control was run, so nothing says that this is special to the network.",),
-        )
+        why = "No random control gave a score" if effect.controls else "No random control was run"
+        warning = f"{why}, so nothing says that this is special to the network."
+        return Finding(title, _CHANGED[change], text, (warning,))
     rank = effect.rank
     if rank is None:
         rank = sum(value <= effect.network for value in controls)
@@ -169,7 +169,7 @@ def effect_finding(
 
 _CHANGED = {
     -1: "Ablating the network lowers the score",
-    0: "Ablating the network makes no reliable difference",
+    0: "No reliable difference shown",
     1: "Ablating the network raises the score",
 }
 
@@ -183,33 +183,44 @@ def _change(effect: Effect, difference: float) -> int:
 
 
 def _subject(effect: Effect, replacement: str, localize: Localized | None) -> str:
-    action = {"zero": "Zeroing", "mean": "Setting to their mean"}.get(replacement, "Ablating")
-    amount = "" if effect.n_network_units is None else f"{integer(effect.n_network_units)} "
+    action = {"zero": "Zeroing", "mean": "Setting"}.get(replacement, "Ablating")
     noun = "unit" if effect.n_network_units == 1 else "units"
+    after = ""
+    if replacement == "mean":
+        after = " to its mean" if effect.n_network_units == 1 else " to their mean"
+    amount = "" if effect.n_network_units is None else f"{integer(effect.n_network_units)} "
     if localize is None:
-        return f"{action} the network's {amount}{noun} ({percent(effect.size)})"
-    kind = "chosen" if localize.drawn else "most selective"
+        return f"{action} the network's {amount}{noun}{after} ({percent(effect.size)})"
+    kind = "least" if localize.least else "most"
+    kind = "chosen" if localize.drawn else f"{kind} selective"
     return (
-        f"{action} the {amount}{kind} {noun} "
+        f"{action} the {amount}{kind} {noun}{after} "
         f"({percent(effect.size)} of {integer(localize.n_units)})"
     )
 
 
 def _measure(effect: Effect) -> tuple[str, str, str, list[float]]:
     """Name of the measure, intact, network, and the controls, as shown in sentences."""
-    perplexity = effect.perplexity
-    if effect.kind == "text" and perplexity and perplexity.intact and perplexity.network:
+    perplexity = effect.finite_perplexity
+    if effect.kind == "text" and perplexity:
         values = [value for value in perplexity.controls if value is not None]
         return "perplexity", number(perplexity.intact), number(perplexity.network), values
     name = "accuracy" if effect.kind == "pairs" else effect.metric or "the score"
-    values = [value for value in effect.controls if value is not None]
-    return name, score(effect.intact), score(effect.network), values
+    return name, score(effect.intact), score(effect.network), list(effect.scored)
 
 
 def _takes(effect: Effect, change: int) -> str:
     name, intact, network, _ = _measure(effect)
     if change == 0:
-        text = f"leaves {name} about where it was: {intact} before, {network} after"
+        n = effect.n_items
+        items = "this one item" if n == 1 else f"these {integer(n)} items"
+        if intact == network:
+            text = f"leaves {name} at {intact} on {items}"
+        else:
+            text = (
+                f"changes {name} from {intact} to {network}, which {items} cannot tell from no "
+                "change"
+            )
         versus = effect.vs_intact
         if versus and versus.low is not None and versus.high is not None:
             text += " (the 95\u202f% interval of the difference in score holds zero)"
@@ -224,35 +235,50 @@ def _beside_controls(effect: Effect, controls: list[float], rank: int, match: st
     matched = {"site": ", matched by site,", "count": ", matched in number only,"}.get(
         match or "", ""
     )
-    sets = f"{count_word(n).capitalize()} random {'set' if n == 1 else 'sets'} of the same size"
+    lost = len(effect.controls) - n
+    sets = f"{_controls(n).capitalize()} of the same size"
     if n > 1 and max(shown, default=0) == min(shown, default=0):
         text = f"{sets}{matched} all give {write(shown[0]) if shown else '–'}"
     elif n > 1:
         text = f"{sets}{matched} give {write(min(shown))} to {write(max(shown))}"
     else:
         text = f"{sets}{matched} gives {write(shown[0]) if shown else '–'}"
-    p = effect.p_empirical if effect.p_empirical is not None else (rank + 1) / (n + 1)
     place = "lowest" if rank == 0 else "highest" if rank == n else f"number {rank + 1} from below"
-    return f"{text}; by score the network ranks {place} of {n + 1} (p = {probability(p)})."
+    text += f"; by score the network ranks {place} of {n + 1}"
+    if lost:
+        return f"{text}, {count_word(lost)} more without a score left out, so there is no p."
+    if effect.p is None:
+        return f"{text}; its p is not defined."
+    return f"{text} (p = {probability(effect.p)})."
+
+
+def _controls(n: int, some: int | None = None) -> str:
+    """Name the controls: "ten random controls", "two of ten random controls"."""
+    named = f"{count_word(n)} random {'control' if n == 1 else 'controls'}"
+    return named if some is None else f"{count_word(some)} of {named}"
 
 
 def _verdict(effect: Effect, controls: list[float], rank: int, change: int) -> tuple[str, str]:
     n = len(controls)
     if change == 0:
-        return _CHANGED[0], "no"
+        return _CHANGED[0], "open"
     if change > 0:
         return _CHANGED[1], "no"
     if rank > 0:
-        as_bad = f"{count_word(rank)} of {count_word(n)} random sets"
+        as_bad = _controls(n, rank)
         verb = "does" if rank == 1 else "do"
         if rank >= (n + 1) / 2:
-            return f"No more harm than random sets: {as_bad} {verb} as much or more", "no"
+            return f"No more harm than random controls: {as_bad} {verb} as much or more", "no"
         return f"Harmful, but {as_bad} {verb} as much harm or more", "open"
     versus = effect.vs_controls
     if versus and versus.high is not None and versus.high >= 0:
         return "Lowest score of all, but not reliably below the controls' mean", "open"
-    whom = "the random set" if n == 1 else f"every one of {count_word(n)} random sets"
-    return f"The network does more harm than {whom}", "yes"
+    whom = "the random control" if n == 1 else f"every one of {_controls(n)}"
+    if n < len(effect.controls):
+        whom += " with a score"
+    # So few controls that p cannot reach 0.05 cannot show it either.
+    tone = "yes" if effect.p is not None and effect.p <= _P else "open"
+    return f"The network does more harm than {whom}", tone
 
 
 def _warnings(
@@ -262,9 +288,8 @@ def _warnings(
     warnings = []
     if rank > 0 and change < 0:
         warnings.append(
-            f"{count_word(rank).capitalize()} of {count_word(n)} random sets "
-            f"{'is' if rank == 1 else 'are'} as harmful as the network or more, so the effect is "
-            "not special to it."
+            f"{_controls(n, rank).capitalize()} {'is' if rank == 1 else 'are'} as harmful as the "
+            "network or more, so this run does not show that the effect is special to the network."
         )
     spread = max(controls) - min(controls)
     wide = _WIDE.get(effect.kind, math.inf)
@@ -274,9 +299,13 @@ def _warnings(
         else:
             size = f"{score(spread)} from the lowest to the highest"
         warnings.append(
-            f"The random sets scatter widely ({size}): look at each of them, not at their mean."
+            f"The random controls scatter widely ({size}): look at each of them, not at their mean."
         )
     lost = len(effect.controls) - n
     if lost:
-        warnings.append(f"{count(lost, 'random set')} gave no number and is left out.")
+        verb = "is" if lost == 1 else "are"
+        warnings.append(
+            f"{count(lost, 'random control')} of {integer(len(effect.controls))} gave no number "
+            f"and {verb} left out, so no p is given."
+        )
     return warnings

@@ -66,12 +66,17 @@ class Localized:
     @property
     def drawn(self) -> bool:
         """Whether units were drawn at random from a range of percentiles of t."""
-        return self.selection.get("within") is not None or self.how == "range"
+        return self.selection.get("within") not in (None, "0-0", "100-100")
+
+    @property
+    def least(self) -> bool:
+        """Whether the units with the smallest t were taken: the range of percentiles 0-0."""
+        return self.selection.get("within") == "0-0"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """The network minus something else, with a 95 % bootstrap interval and Cohen's d."""
+    """The network minus something else, with a 95 % bootstrap interval and Cohen's d_z."""
 
     difference: float | None = None
     low: float | None = None
@@ -124,6 +129,25 @@ class Effect:
     vs_controls: Comparison | None = None
     perplexity: Perplexity | None = None
     groups: tuple[GroupEffect, ...] = ()
+
+    @property
+    def scored(self) -> tuple[float, ...]:
+        """Scores of the controls that have one."""
+        return tuple(value for value in self.controls if value is not None)
+
+    @property
+    def p(self) -> float | None:
+        """The empirical p; None where it is undefined or a control has no score."""
+        return self.p_empirical if len(self.scored) == len(self.controls) else None
+
+    @property
+    def finite_perplexity(self) -> Perplexity | None:
+        """The perplexities, if every condition has one: an infinite one is written as null."""
+        shown = self.perplexity
+        if shown is None or len(shown.controls) != len(self.controls):
+            return None
+        values = (shown.intact, shown.network, *shown.controls)
+        return shown if all(value is not None and value > 0 for value in values) else None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,6 +24,10 @@ __all__ = ["render"]
 # Points of all dot plots by group together, so that many groups and controls stay a small page.
 MAX_POINTS = 20_000
 
+_OWN_SENTENCES = (
+    " The task text scores the localizer's own sentences: the sentences that chose the units."
+)
+
 
 @dataclass(frozen=True)
 class TaskPart:
@@ -80,6 +84,7 @@ def _parts(run: Run) -> dict[str, Any]:
         heat, note = heat_charts(run.units, localize)
         parts |= {
             "localize": localize,
+            "measured": _measured(localize),
             "location": location_charts(run.units),
             "heat": heat,
             "heat_note": note,
@@ -144,7 +149,7 @@ def _did(run: Run) -> str:
         tasks = list(dict.fromkeys(effect.task for effect in ablate.effects))
         said.append(
             f"Ablated on {count(len(tasks), 'task')} ({', '.join(tasks)}) beside "
-            f"{count(ablate.n_controls, 'random control set')}."
+            f"{count(ablate.n_controls, 'control network')}."
         )
     return " ".join(said) or "Nothing was localized or ablated yet."
 
@@ -157,7 +162,8 @@ def _methods(run: Run) -> list[tuple[str, str]]:
     if ablate:
         what = {
             "zero": "The activations of the chosen units are set to zero at every token.",
-            "mean": "The activations of the chosen units are set to their mean at every token.",
+            "mean": "At every token, the activation of each chosen unit is set to its mean over "
+            "the scored tokens of the tasks' texts in the intact model.",
         }.get(run.replacement, "The activations of the chosen units are replaced.")
         drawn = {
             "site": " with as many units in each site as the network has there",
@@ -166,34 +172,34 @@ def _methods(run: Run) -> list[tuple[str, str]]:
         said += [
             ("Ablation", what),
             (
-                "Random sets",
-                f"{count(ablate.n_controls, 'set')} of units drawn at random from outside the "
-                f"network,{drawn}. Each is ablated as the network is, on the same items.",
+                "Controls",
+                f"{count(ablate.n_controls, 'control network')} of units drawn at random from "
+                f"outside the network{',' if drawn else ''}{drawn}. Each is ablated as the network "
+                "is, on the same items.",
             ),
             (
                 "Scores",
-                "Minimal pairs: 1 where the model gives the good sentence the higher "
-                "log-probability, else 0. Text: the mean log-probability of a token (natural "
-                "logarithm); perplexity is computed from log-probabilities over all tokens.",
+                "Each text stands behind a prefix token (the model's BOS token, else its EOS "
+                "token), so that its first token is scored too. Minimal pairs: 1 where the model "
+                "gives the good sentence the higher log-probability, else 0. Text: the mean "
+                "log-probability of a token (natural logarithm); perplexity is computed from "
+                "log-probabilities over all tokens."
+                f"{_OWN_SENTENCES if any(e.task == 'text' for e in ablate.effects) else ''}",
             ),
             (
                 "Comparison",
                 "Differences are paired over items, with 95\u202f% bootstrap intervals over items "
-                "and Cohen's d. The empirical p is (1 + the number of random sets at or below the "
-                "network) / (1 + the number of sets). The intervals say how much the items vary; "
-                "only the p says how much sets of units vary.",
+                "and Cohen's d of paired differences (d_z: the mean difference over its standard "
+                "deviation). Items of a phenomenon share templates, so the intervals understate "
+                "what new items would add. The empirical p is (1 + the number of controls at or "
+                "below the network) / (1 + the number of controls). The intervals say how much the "
+                "items vary; only the p says how much random choices of units vary.",
             ),
         ]
     return said
 
 
 def _localizer_methods(localize: Localized) -> list[tuple[str, str]]:
-    pool = {
-        "last": "its last token",
-        "mean": "the mean over its tokens",
-        "sum": "the sum over its tokens",
-        "max": "the maximum over its tokens",
-    }.get(localize.pool or "", localize.pool or "its tokens")
     cut = (
         f"Texts are cut to {count(localize.max_tokens, 'token')}."
         if localize.max_tokens
@@ -207,22 +213,18 @@ def _localizer_methods(localize: Localized) -> list[tuple[str, str]]:
         if localize.bos is not None
         else ""
     )
-    value = "|activation|, its magnitude," if localize.magnitude else "the signed activation"
     if localize.how == "fdr":
         choice = "All units with positive t whose q is at most the false discovery rate."
     elif localize.drawn:
         choice = "Units drawn at random from a range of percentiles of t."
+    elif localize.least:
+        choice = "The units with the smallest t; ties go to the earlier site and the lower index."
     else:
         choice = "The units with the largest t; ties go to the earlier site and the lower index."
     rest = ", ".join(f"{k} = {_shown(v)}" for k, v in localize.selection.items())
     return [
         ("Texts", cut + bos),
-        (
-            "Activations",
-            f"Each text gives one number for each unit: {value} at {pool}."
-            if localize.pool == "last"
-            else f"Each text gives one number for each unit: {value} pooled as {pool}.",
-        ),
+        ("Activations", f"Each text gives one number for each unit: {_measured(localize)}."),
         (
             "Contrast",
             f"Welch's t of {localize.positive_label} minus {localize.control_label} with "
@@ -231,6 +233,17 @@ def _localizer_methods(localize: Localized) -> list[tuple[str, str]]:
         ),
         ("Choice", f"{choice} Rule: {rest}." if rest else choice),
     ]
+
+
+def _measured(localize: Localized) -> str:
+    """What a text says of a unit; the magnitude is taken of the pooled value."""
+    pooled = {
+        "last": "its activation at the last token",
+        "mean": "its mean over the tokens",
+        "sum": "its sum over the tokens",
+        "max": "its maximum over the tokens",
+    }.get(localize.pool or "", "its pooled activation")
+    return f"the magnitude of {pooled}" if localize.magnitude else f"{pooled}, with its sign"
 
 
 def _shown(value: object) -> str:

@@ -280,7 +280,7 @@ def histogram_chart(units: Units, localize: Localized) -> Chart | None:
     if not len(t):
         return None
     low, high = float(t.min()), float(t.max())
-    threshold = None if localize.drawn else localize.smallest_t
+    threshold = None if localize.drawn or localize.least else localize.smallest_t
     step = (high - low) / 80 or 1.0
     # An edge at the threshold keeps each bin wholly on one side of it.
     start = threshold if threshold is not None else low

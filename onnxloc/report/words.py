@@ -1,8 +1,20 @@
 """Numbers as people read them."""
 
 import math
+from collections.abc import Sequence
 
-__all__ = ["count", "count_word", "integer", "number", "percent", "probability", "score", "signed"]
+__all__ = [
+    "count",
+    "count_word",
+    "integer",
+    "known_of",
+    "number",
+    "percent",
+    "probability",
+    "score",
+    "score_range",
+    "signed",
+]
 
 _NONE = "–"
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
@@ -53,6 +65,21 @@ def score(value: float | None) -> str:
     if value is None or not math.isfinite(value):
         return _NONE
     return f"{value:,.3f}".replace("-", "−") if abs(value) < 1e5 else number(value)
+
+
+def known_of(values: Sequence[float | None]) -> str:
+    """Write how many scores there are, and of how many where some are undefined."""
+    known = sum(value is not None for value in values)
+    return str(known) if known == len(values) else f"{known} of {len(values)} have a score"
+
+
+def score_range(values: Sequence[float | None]) -> str:
+    """Write the lowest and the highest score, and how many are left out: 0.780 to 0.810."""
+    known = [value for value in values if value is not None]
+    if not known:
+        return _NONE
+    note = "" if len(known) == len(values) else f" ({known_of(values)})"
+    return f"{score(min(known))} to {score(max(known))}{note}"
 
 
 def signed(value: float | None) -> str:

@@ -24,11 +24,14 @@ class Batch:
         Token ids; padding is `pad`.
     lengths : ndarray of int64, [batch]
         Number of real tokens of each row.
+    skip : int
+        Tokens at the start of each row that pooling by mean, sum or max leaves out.
     """
 
     rows: NDArray[np.int64]
     ids: NDArray[np.int64]
     lengths: NDArray[np.int64]
+    skip: int = 0
 
     @classmethod
     def of(cls, sequences: Sequence[Sequence[int]], rows: Sequence[int], *, pad: int) -> "Batch":
@@ -44,16 +47,24 @@ class Batch:
         """True where there is a real token, ``[batch, tokens]``."""
         return np.arange(self.ids.shape[1])[None, :] < self.lengths[:, None]
 
+    @cached_property
+    def pooled(self) -> NDArray[np.bool_]:
+        """True at the tokens that are pooled, ``[batch, tokens]``."""
+        return self.mask & (np.arange(self.ids.shape[1]) >= self.skip)[None, :]
+
     def take(self, rows: Sequence[int], tokens: int, *, pad: int = 0) -> "Batch":
         """Some of the rows, cut or padded to `tokens`, which is no less than their lengths."""
         ids = self.ids[list(rows), :tokens]
         ids = np.pad(ids, ((0, 0), (0, tokens - ids.shape[1])), constant_values=pad)
-        return Batch(self.rows[list(rows)], ids, self.lengths[list(rows)])
+        return Batch(self.rows[list(rows)], ids, self.lengths[list(rows)], self.skip)
 
     def repeated(self, times: int) -> "Batch":
         """The batch `times` times over: all rows, then all rows again."""
         return Batch(
-            np.tile(self.rows, times), np.tile(self.ids, (times, 1)), np.tile(self.lengths, times)
+            np.tile(self.rows, times),
+            np.tile(self.ids, (times, 1)),
+            np.tile(self.lengths, times),
+            self.skip,
         )
 
 

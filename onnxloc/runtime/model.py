@@ -131,7 +131,7 @@ class Model:
         if prefix is None:
             raise BundleError(
                 f"{self.bundle.folder} names neither a BOS nor an EOS token; add bos_token_id to "
-                "bundle.json"
+                "its bundle.json, or to its config.json"
             )
         return self._encode(texts, [prefix], 0)
 

@@ -200,7 +200,7 @@ class Session:
             if LAST_INDEX in self._inputs:
                 feeds[LAST_INDEX] = part.batch.lengths - 1
             if TOKEN_MASK in self._inputs:
-                feeds[TOKEN_MASK] = part.batch.mask.copy()
+                feeds[TOKEN_MASK] = part.batch.pooled.copy()
             if TARGETS in self._inputs:
                 feeds[TARGETS] = np.pad(part.batch.ids[:, 1:], ((0, 0), (0, 1)))
             # onnxruntime has written into callers' arrays: each run gets its own.
@@ -253,10 +253,14 @@ class Session:
                     f"{tensor!r} is given as {list(value.shape)}; "
                     f"it takes [{rows}, {tokens}, units]"
                 )
-        return {inputs[tensor]: value for tensor, value in given.items()}
+        # A tap reads half precision as float32; the graph goes on in its own type.
+        return {
+            inputs[tensor]: np.asarray(value, dtype=self._operand_types[inputs[tensor]][0])
+            for tensor, value in given.items()
+        }
 
     def _operand(self, batch: Batch, name: str, value: Array | None) -> Array:
-        dtype, units = self._edit_inputs[name]
+        dtype, units = self._operand_types[name]
         kind = name.rpartition(".")[2]
         if value is None:
             return np.full((1, 1, units), IDENTITY[kind], dtype=dtype)
@@ -271,9 +275,10 @@ class Session:
         return value
 
     @cached_property
-    def _edit_inputs(self) -> dict[str, tuple[str, int]]:
-        """Dtype and units of each operand, as onnxruntime has them."""
+    def _operand_types(self) -> dict[str, tuple[str, int]]:
+        """Dtype and units of each operand and given tensor, as onnxruntime has them."""
         names = {name for inputs in self.instrumented.edit_inputs.values() for name in inputs}
+        names |= set(self.instrumented.given_inputs.values())
         return {
             value.name: (TYPES[value.type], value.shape[-1])
             for value in self._session.get_inputs()

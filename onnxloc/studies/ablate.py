@@ -10,10 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxloc.choose import count_for_percent, top_units
-from onnxloc.errors import NetworkError, OptionError
+from onnxloc.errors import OptionError
 from onnxloc.folder import new_folder
 from onnxloc.graph.plan import Edit, Plan, TargetLogProbs
-from onnxloc.graph.sites import Site
 from onnxloc.network import Network, draw_controls, network_from_flat
 from onnxloc.progress import Progress
 from onnxloc.runtime.model import Model
@@ -31,8 +30,9 @@ from onnxloc.store import (
     write_table,
 )
 from onnxloc.studies.effects import Condition, TaskScores, effects_table, summarise
+from onnxloc.studies.masks import unit_masks
 from onnxloc.studies.means import mean_activations
-from onnxloc.studies.scoring import Prefix, Scorer
+from onnxloc.studies.scoring import Prefix, Scorer, require_causal
 from onnxloc.tasks import Task
 
 if TYPE_CHECKING:
@@ -52,8 +52,8 @@ class AblateOptions:
     Attributes
     ----------
     replacement : {"zero", "mean"}
-        What an ablated unit becomes: 0, or its mean over all tokens of the tasks' texts in the
-        intact model.
+        What an ablated unit becomes at every token: 0, or its mean over the scored tokens of the
+        tasks' texts in the intact model.
     controls : int
         Number of random control networks for each size.
     match : {"site", "count"}
@@ -122,7 +122,7 @@ class Ablation:
         if not (folder / NETWORK_FILE).exists():
             self.networks[largest].save(folder / NETWORK_FILE)
 
-    def save(self, path: Path, *, localized: Run | None = None, force: bool = False) -> None:
+    def save(self, path: str | Path, *, localized: Run | None = None, force: bool = False) -> None:
         """Write a run folder, whole or not at all.
 
         Parameters
@@ -139,6 +139,7 @@ class Ablation:
         RunError
             If `path` is taken or cannot be written.
         """
+        path = Path(path)
         with new_folder(path, force=force) as staging:
             summary, steps = dict(self.summary), [self.step]
             if localized is not None and "localize" in localized.summary:
@@ -222,7 +223,7 @@ def ablate(
         tasks = [task.limited(options.limit) for task in tasks]
     networks = _networks(network, options, t)
     conditions = (Condition("intact", 0.0), *networks)
-    masks = _masks(model, conditions, networks)
+    masks = unit_masks(model, [networks.get(condition) for condition in conditions])
     prefix = Prefix.of(model, masks, runtime)
     plan = Plan(
         edits=tuple(Edit(site.tensor) for site in masks),
@@ -231,6 +232,7 @@ def ablate(
     )
     encoded = [model.encode_scored([x for i in task.items for x in i.texts]) for task in tasks]
     session = model.compile(plan, runtime)
+    require_causal(session, prefix, encoded[0][0][0])
     if options.replacement == "mean":
         values = mean_activations(
             model,
@@ -275,6 +277,7 @@ def ablate(
             "match": options.match,
             "percent": list(options.percents),
             "limit": options.limit,
+            "prefix_token": encoded[0][0][0],
             "batch_size": options.batch_size,
             "seed": options.seed,
         },
@@ -295,11 +298,17 @@ def _networks(
     network: Network, options: AblateOptions, t: NDArray[np.float64] | None
 ) -> dict[Condition, Network]:
     """The network and its controls, for each size."""
+    largest_t = "within" not in network.how and network.how.get("how") in ("top", "units", "fdr")
     if not options.percents:
         sized = {100.0 * network.share: network}
     elif t is None:
         raise OptionError(
             "sizes in percent need the t-values of a run; give --network a run folder"
+        )
+    elif not largest_t:
+        raise OptionError(
+            "--percent takes the units with the largest t, and this network was chosen otherwise; "
+            "leave --percent out"
         )
     else:
         sized = {
@@ -311,31 +320,13 @@ def _networks(
             )
             for percent in options.percents
         }
+    # Controls of a small size keep clear of the largest network too.
+    pool = np.ones(network.n_units, dtype=np.bool_)
+    for whole in sized.values():
+        pool[whole.flat] = False
     found: dict[Condition, Network] = {}
     for size, whole in sized.items():
-        if whole.size == 0:
-            raise OptionError("the network has no units, so there is nothing to ablate")
         found[Condition("network", size)] = whole
-        drawn = draw_controls(whole, options.controls, options.match, options.seed)
+        drawn = draw_controls(whole, options.controls, options.match, options.seed, pool=pool)
         found.update({Condition(f"control-{i:02d}", size): c for i, c in enumerate(drawn)})
     return found
-
-
-def _masks(
-    model: Model, conditions: tuple[Condition, ...], networks: Mapping[Condition, Network]
-) -> dict[Site, NDArray[np.bool_]]:
-    """For each edited site, which units each condition replaces: ``[conditions, 1, units]``."""
-    masks: dict[Site, NDArray[np.bool_]] = {}
-    rows = {condition: row for row, condition in enumerate(conditions)}
-    for condition, network in networks.items():
-        for name, units in network.units.items():
-            site = model.sites.find(name)
-            if site.units != network.sites[name]:
-                raise NetworkError(
-                    f"{name} has {site.units} units in this model, {network.sites[name]} in the "
-                    "network; use the model that the network is of"
-                )
-            # Two names of a network may stand for one tensor.
-            mask = masks.setdefault(site, np.zeros((len(rows), 1, site.units), dtype=np.bool_))
-            mask[rows[condition], 0, units] = True
-    return masks

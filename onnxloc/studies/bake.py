@@ -9,14 +9,14 @@ from typing import Literal, get_args
 import numpy as np
 
 from onnxloc.bundle import BundleInfo
-from onnxloc.errors import NetworkError, OptionError
+from onnxloc.errors import OptionError
 from onnxloc.graph.bake import FixedEdit, bake
 from onnxloc.graph.external import check_apart, set_note, write_bundle
 from onnxloc.graph.load import read_model
-from onnxloc.graph.sites import Site
 from onnxloc.network import Network
 from onnxloc.runtime.model import Model
 from onnxloc.runtime.providers import RuntimeOptions
+from onnxloc.studies.masks import unit_masks
 from onnxloc.studies.means import mean_activations
 
 __all__ = ["BakeOptions", "Baked", "bake_network"]
@@ -105,7 +105,8 @@ def bake_network(
     options = options or BakeOptions()
     check_apart(model.bundle, path)
     network.check_model(model.graph.hash, force_model)
-    sites = _sites(model, network)
+    masks = unit_masks(model, [network])
+    sites = tuple(masks)
     if options.replacement == "mean":
         if not texts:
             raise OptionError("means need texts to be taken over")
@@ -120,14 +121,9 @@ def bake_network(
         values = {tensor: mean.reshape(-1) for tensor, mean in means.items()}
     else:
         values = {site.tensor: np.zeros(site.units, site.dtype) for site in sites}
-    edits: dict[str, FixedEdit] = {}
-    for site in sites:
-        # Two names of a network may stand for one tensor.
-        mask = np.zeros(site.units, dtype=np.bool_)
-        for name, units in network.units.items():
-            if model.sites.find(name) == site:
-                mask[units] = True
-        edits[site.tensor] = FixedEdit(mask, values[site.tensor])
+    edits = {
+        site.tensor: FixedEdit(mask[0, 0], values[site.tensor]) for site, mask in masks.items()
+    }
     proto = bake(model.graph, model.sites, edits)
     # Loading drops inputs that have a default value, and completes the outputs' shapes.
     original = read_model(model.bundle.model_path).graph
@@ -137,20 +133,6 @@ def bake_network(
     set_note(proto, NOTE, f"{network.size} units set to {options.replacement}")
     write_bundle(model.bundle, proto, path, _info(model, network, options), force=force)
     return Baked(int(sum(edit.mask.sum() for edit in edits.values())), len(edits))
-
-
-def _sites(model: Model, network: Network) -> tuple[Site, ...]:
-    if network.size == 0:
-        raise OptionError("the network has no units, so there is nothing to build in")
-    found = {}
-    for name in network.units:
-        site = model.sites.find(name)
-        if site.units != network.sites[name]:
-            raise NetworkError(
-                f"{name} has {site.units} units in this model, {network.sites[name]} in the network"
-            )
-        found[site.tensor] = site
-    return tuple(found.values())
 
 
 def _info(model: Model, network: Network, options: BakeOptions) -> BundleInfo:

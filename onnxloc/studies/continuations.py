@@ -5,16 +5,15 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
 import numpy as np
-from numpy.typing import NDArray
 
-from onnxloc.errors import NetworkError, OptionError
+from onnxloc.errors import OptionError
 from onnxloc.graph.plan import Edit
-from onnxloc.graph.sites import Site
 from onnxloc.network import Network
 from onnxloc.progress import Progress
 from onnxloc.runtime.generate import Generated, Sampling, generate, generation_plan
 from onnxloc.runtime.model import Model
 from onnxloc.runtime.providers import RuntimeOptions
+from onnxloc.studies.masks import unit_masks
 from onnxloc.studies.means import mean_activations
 
 __all__ = ["Continuation", "Continuations", "ContinueOptions", "continue_prompts"]
@@ -142,14 +141,14 @@ def continue_prompts(
         network.check_model(model.graph.hash, force_model)
     bos = info.add_bos if options.bos is None else options.bos
     encoded = model.encode(list(prompts), bos=bos)
-    masks = _masks(model, network)
+    masks = {} if network is None else unit_masks(model, [network])
     plan = generation_plan(model, [Edit(site.tensor) for site in masks])
     session = model.compile(plan, runtime)
     if options.replacement == "mean" and masks:
         values = mean_activations(
             model,
             tuple(masks),
-            encoded,
+            model.encode_scored(list(prompts)),
             runtime,
             batch_size=options.batch_size,
             show_progress=show_progress,
@@ -191,24 +190,6 @@ def continue_prompts(
 
 def _parts(one: Generated) -> tuple[tuple[int, ...], tuple[float, ...], str]:
     return one.ids, one.logprobs, one.stopped
-
-
-def _masks(model: Model, network: Network | None) -> dict[Site, NDArray[np.bool_]]:
-    """Which units of which sites are ablated: ``[1, 1, units]``."""
-    masks: dict[Site, NDArray[np.bool_]] = {}
-    if network is None:
-        return masks
-    if network.size == 0:
-        raise OptionError("the network has no units, so there is nothing to ablate")
-    for name, units in network.units.items():
-        site = model.sites.find(name)
-        if site.units != network.sites[name]:
-            raise NetworkError(
-                f"{name} has {site.units} units in this model, {network.sites[name]} in the network"
-            )
-        # Two names of a network may stand for one tensor.
-        masks.setdefault(site, np.zeros((1, 1, site.units), dtype=np.bool_))[0, 0, units] = True
-    return masks
 
 
 def _text(model: Model, prompt: Sequence[int], ids: Sequence[int]) -> str:

@@ -23,7 +23,7 @@ from onnxloc.runtime.session import Session
 from onnxloc.stats.contrast import Contrast, welch
 from onnxloc.stats.moments import Moments
 from onnxloc.stats.multiple import benjamini_hochberg
-from onnxloc.stimuli import StimulusSet
+from onnxloc.stimuli import LOCALIZERS, StimulusSet
 from onnxloc.store import (
     NETWORK_FILE,
     UNITS_FILE,
@@ -155,7 +155,7 @@ class Localization:
         write_table(folder, UNITS_FILE, self.units())
         self.network.save(folder / NETWORK_FILE)
 
-    def save(self, path: Path, *, force: bool = False) -> None:
+    def save(self, path: str | Path, *, force: bool = False) -> None:
         """Write a run folder, whole or not at all.
 
         Raises
@@ -163,6 +163,7 @@ class Localization:
         RunError
             If `path` is taken or cannot be written.
         """
+        path = Path(path)
         with new_folder(path, force=force) as staging:
             self.write(staging)
             write_summary(staging, self.summary)
@@ -241,7 +242,7 @@ def localize(
         command=command,
         parameters={
             "model": model.bundle.info.name,
-            "localizer": stimuli.source,
+            "localizer": _lasting(stimuli.source),
             "sites": list(options.sites),
             "pool": options.pool,
             "max_tokens": cut,
@@ -294,6 +295,12 @@ def response_moments(
                     down.update(values[~positive])
             progress.add(len(batch.rows))
     return streams
+
+
+def _lasting(source: str) -> str:
+    """What finds the stimuli again from any folder."""
+    path = Path(source)
+    return str(path.resolve()) if source not in LOCALIZERS and path.exists() else source
 
 
 def _how(options: LocalizeOptions) -> dict[str, str | int | float]:

@@ -1,6 +1,7 @@
 """Mean activations of an intact model: what a unit is set to when it is ablated by its mean."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,10 @@ def mean_activations(
     batch_size: int,
     show_progress: bool = False,
 ) -> dict[str, NDArray[Any]]:
-    """Mean of each unit over all tokens of all texts.
+    """Mean of each unit over the tokens of all texts, the prefix token left out.
+
+    Some units are thousands of times larger at the first token than anywhere else, so that it would
+    rule the mean of the others.
 
     Parameters
     ----------
@@ -34,7 +38,7 @@ def mean_activations(
     sites : sequence of Site
         The sites, which have units.
     sequences : sequence of sequence of int
-        Token ids of each text.
+        Token ids of each text behind a prefix token.
     runtime : RuntimeOptions
         Provider and threads.
     batch_size : int
@@ -51,10 +55,10 @@ def mean_activations(
     sums = {site.tensor: np.zeros(site.units) for site in sites}
     with Progress("averaging", len(sequences), show=show_progress) as progress:
         for batch in batches(sequences, max_rows=batch_size, pad=model.pad):
-            for tap, values in session.taps(batch).items():
+            for tap, values in session.taps(replace(batch, skip=1)).items():
                 sums[tap.site] += values.sum(axis=0, dtype=np.float64)
             progress.add(len(batch.rows))
-    tokens = sum(len(sequence) for sequence in sequences)
+    tokens = sum(len(sequence) - 1 for sequence in sequences)
     return {
         site.tensor: (sums[site.tensor] / (tokens if site.has_tokens else len(sequences)))
         .astype(site.dtype)

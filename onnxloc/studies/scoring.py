@@ -7,6 +7,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxloc.errors import ModelError
 from onnxloc.graph.partition import late_cut
 from onnxloc.graph.plan import Plan, Tap
 from onnxloc.graph.sites import Site
@@ -18,7 +19,7 @@ from onnxloc.runtime.providers import RuntimeOptions
 from onnxloc.runtime.session import Session
 from onnxloc.tasks import Task
 
-__all__ = ["Prefix", "Scorer", "rows_and_conditions"]
+__all__ = ["Prefix", "Scorer", "require_causal", "rows_and_conditions"]
 
 Array = NDArray[Any]
 
@@ -46,6 +47,34 @@ class Prefix:
         texts = batch.take(first.tolist(), batch.ids.shape[1])
         (values,) = self.session.taps(texts).values()
         return {self.tensor: values[back]}
+
+
+def require_causal(session: Session, prefix: Prefix | None, token: int) -> None:
+    """Refuse a model whose score of a token depends on the tokens behind it.
+
+    Parameters
+    ----------
+    session : Session
+        As in `Scorer`.
+    prefix : Prefix or None
+        As in `Scorer`.
+    token : int
+        What every text begins with.
+
+    Raises
+    ------
+    ModelError
+        If the model sees later tokens, as a masked language model does.
+    """
+    # The same token scored before two different ones; low ids exist in every vocabulary.
+    batch = Batch.of([[token, 1, 1], [token, 1, 2]], [0, 1], pad=0)
+    given = None if prefix is None else prefix.run(batch)
+    one, other = session.target_logprobs(batch, None, given)
+    if not np.isclose(one[0], other[0], rtol=1e-2, atol=1e-2):
+        raise ModelError(
+            "the model sees the tokens behind the one that it scores, so its scores mean nothing "
+            "here; the tasks need a causal language model"
+        )
 
 
 @dataclass(frozen=True, eq=False)

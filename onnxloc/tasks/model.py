@@ -133,7 +133,10 @@ class Task:
             seen[item.group] += 1
             if seen[item.group] <= n_per_group:
                 kept.append(item)
-        return replace(self, items=tuple(kept))
+        if len(kept) == len(self.items):
+            return self
+        source = f"{self.source}, first {n_per_group} of each group"
+        return replace(self, items=tuple(kept), source=source)
 
     def score(self, logprobs: Sequence[Sequence[NDArray[np.float64]]]) -> NDArray[np.float64]:
         """Score every item.

@@ -115,7 +115,7 @@ def test_a_baked_bundle_is_an_ordinary_model(tmp_path, model, replacement):
     np.testing.assert_allclose(fed(again, {}, ids), got, rtol=1e-6, atol=1e-6)
 
 
-def test_means_are_those_of_every_real_token(model):
+def test_means_are_those_of_every_token_behind_the_prefix(model):
     site = model.sites.find("hidden")
     sequences = model.encode_scored(TEXTS)
     found = mean_activations(model, [site], sequences, RuntimeOptions(), batch_size=2)["hidden"]
@@ -123,7 +123,7 @@ def test_means_are_those_of_every_real_token(model):
     proto.graph.output.append(onnx.helper.make_empty_tensor_value_info("hidden"))
     session = ort.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
     rows = [
-        session.run(["hidden"], {"input_ids": np.array([ids])})[0][0].astype(np.float64)
+        session.run(["hidden"], {"input_ids": np.array([ids])})[0][0][1:].astype(np.float64)
         for ids in sequences
     ]
     assert found.shape == (1, 1, site.units)
@@ -227,7 +227,7 @@ def test_what_cannot_be_baked(tmp_path, model):
 
     good = network(model, {"hidden": [0]})
     out = tmp_path / "out"
-    with pytest.raises(OptionError, match="nothing to build in"):
+    with pytest.raises(OptionError, match="the network has no units"):
         bake_network(model, network(model, {"hidden": []}), out)
     with pytest.raises(OptionError, match="means need texts"):
         bake_network(model, good, out, BakeOptions(replacement="mean"))

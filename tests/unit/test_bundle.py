@@ -129,6 +129,25 @@ def test_a_folder_of_optimum_tells_what_it_knows(tmp_path, inner):
     assert bundle.tokenizer_path == tmp_path / "llama" / "tokenizer.json"
 
 
+@pytest.mark.parametrize(("front", "add_bos"), [("<s> $A", True), ("$A <s>", False), ("$A", False)])
+def test_a_template_that_begins_with_bos_asks_for_one(tmp_path, front, add_bos):
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+    tokenizer = Tokenizer(models.WordLevel({"<unk>": 0, "<s>": 1, "a": 2}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=front, special_tokens=[("<s>", 1)]
+    )
+    foreign(tmp_path, {"bos_token_id": 1}, {"add_bos_token": False})
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    # What the settings say outright goes before what the template does.
+    assert Bundle.open(tmp_path).info.add_bos is False
+    (tmp_path / "tokenizer_config.json").unlink()
+    bundle = Bundle.open(tmp_path)
+    assert bundle.info.add_bos is add_bos
+    assert bundle.tokenizer.encode("a", add_special_tokens=False).ids == [2]
+
+
 def test_nonsense_in_a_foreign_folder_is_ignored_or_refused(tmp_path):
     config = {
         "max_position_embeddings": -1,

@@ -165,7 +165,7 @@ def test_the_folder_of_a_localize_run(work, call):
     (step,) = manifest["steps"]
     assert step["command"] == "onnxloc " + " ".join(words)
     assert step["parameters"] == {
-        "model": "tiny", "localizer": "stimuli.csv", "sites": ["block.*.out"], "pool": "last",
+        "model": "tiny", "localizer": str(work / "stimuli.csv"), "sites": ["block.*.out"], "pool": "last",
         "max_tokens": 0, "bos": False, "magnitude": True, "how": "top", "value": 5.0,
         "batch_size": 32, "seed": 0,
     }  # fmt: skip
@@ -215,7 +215,7 @@ def test_the_folder_of_published_files(work, localize):
     run = localize("--localizer", "published", "--units", "3")
     found = run.summary["localize"]
     assert (found["n_positive"], found["n_control"], found["max_tokens"]) == (8, 8, 12)
-    assert run.localizer == "published"
+    assert run.localizer == str(folder.resolve())
     lower = [" ".join(f"the{(i * j) % 7}" for j in range(12)) for i in range(4)] * 2
     upper = [" ".join(f"blif{(i * j) % 7}" for j in range(12)) for i in range(4)] * 2
     write_stimuli(work / "same.csv", lower, upper)

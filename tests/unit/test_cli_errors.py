@@ -404,7 +404,7 @@ def test_an_interrupt_while_writing_leaves_what_was(work, capsys, monkeypatch, n
 @pytest.mark.parametrize("command", ["localize", "ablate"])
 def test_a_signal_leaves_no_partial_run(work, tmp_path, command, number):
     if command == "localize":
-        texts = [f"{text} {i}" for i in range(4000) for text in POSITIVE]
+        texts = [f"{text} {i}" for i in range(1500) for text in POSITIVE]
         stimuli = write_stimuli(tmp_path / "many.csv", texts, texts)
         words, bar = localize("--batch-size", "1", stimuli=str(stimuli)), b"localizing"
     else:

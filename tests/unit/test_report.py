@@ -6,6 +6,7 @@ import math
 import re
 import sys
 from dataclasses import dataclass, field, replace
+from html import unescape
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 
 from onnxloc.errors import RunError
 from onnxloc.report import render, write_report
+from onnxloc.report.effect_charts import effect_chart, effect_table
 from onnxloc.report.finding import effect_finding, floor_of_p, localizer_finding
 from onnxloc.report.folder import Comparison, Effect, Localized, Perplexity, read_run
 from onnxloc.report.unit_charts import MAX_COLUMNS, heat_charts, histogram_chart, top_table
@@ -185,42 +187,66 @@ LOCALIZED = Localized(
 
 def test_a_specific_effect_is_said_with_its_numbers():
     found = effect_finding(effect(), "zero", "site", LOCALIZED)
-    assert found.tone == "yes"
-    assert found.verdict == "The network does more harm than every one of four random sets"
+    assert found.tone == "open", "four controls allow no p of 0.05"
+    assert found.verdict == "The network does more harm than every one of four random controls"
     assert found.text == (
         "Zeroing the 172 most selective units (1\u202f% of 17,280) takes accuracy from 0.810 to "
-        "0.520. That is near chance (0.50). Four random sets of the same size, matched by site, "
+        "0.520. That is near chance (0.50). Four random controls of the same size, matched by site, "
         "give 0.780 to 0.810; by score the network ranks lowest of 5 (p = 0.20)."
     )
     assert found.warnings == ()
+
+
+@pytest.mark.parametrize(("n_controls", "tone"), [(18, "open"), (19, "yes"), (99, "yes")])
+def test_the_network_is_special_only_with_a_small_p(n_controls, tone):
+    found = effect_finding(effect(controls=(0.79, *[0.8] * (n_controls - 1))), "zero", "site")
+    assert found.tone == tone
+    assert found.verdict.startswith("The network does more harm than every one of ")
+    assert bool(floor_of_p(n_controls)) == (tone == "open")
 
 
 def test_the_opposite_is_said_as_plainly():
     found = effect_finding(effect(network=0.7, controls=(0.6, 0.65, 0.69)), "zero", "count")
     assert found.tone == "no"
     assert found.verdict == (
-        "No more harm than random sets: three of three random sets do as much or more"
+        "No more harm than random controls: three of three random controls do as much or more"
     )
     assert "ranks highest of 4 (p = 1.0)" in found.text
     assert "matched in number only" in found.text
-    assert any("not special" in warning for warning in found.warnings)
+    assert found.warnings == (
+        "Three of three random controls are as harmful as the network or more, so this run does "
+        "not show that the effect is special to the network.",
+    )
 
 
 def test_some_controls_as_harmful_is_a_warning():
     found = effect_finding(effect(controls=(0.5, 0.79, 0.8, 0.8)), "mean", "site")
     assert found.tone == "open"
-    assert found.verdict.startswith("Harmful, but one of four random sets does as much harm")
-    assert found.text.startswith("Setting to their mean the network's 172 units (1\u202f%)")
+    assert found.verdict.startswith("Harmful, but one of four random controls does as much harm")
+    assert found.text.startswith("Setting the network's 172 units to their mean (1\u202f%)")
     assert len(found.warnings) == 2
-    assert "One of four random sets is as harmful" in found.warnings[0]
+    assert "One of four random controls is as harmful" in found.warnings[0]
     assert "scatter widely (0.300" in found.warnings[1]
 
 
 def test_no_reliable_difference_is_said():
     found = effect_finding(effect(network=0.8, ci=0.03), "zero", "site")
-    assert found.tone == "no"
-    assert found.verdict == "Ablating the network makes no reliable difference"
-    assert "0.810 before, 0.800 after" in found.text
+    assert found.tone == "open"
+    assert found.verdict == "No reliable difference shown"
+    assert (
+        "changes accuracy from 0.810 to 0.800, which these 1,200 items cannot tell from no change "
+        "(the 95\u202f% interval of the difference in score holds zero)"
+    ) in found.text
+
+
+def test_a_large_change_on_few_items_is_not_called_none():
+    found = effect_finding(effect(0.632, intact=0.842, ci=0.3, n_items=19), "zero", "site")
+    assert "from 0.842 to 0.632, which these 19 items cannot tell from no change" in found.text
+    assert "about where it was" not in found.text
+    alone = effect_finding(effect(0.632, (), 0.842, 1.0, n_items=1), "zero", None)
+    assert "which this one item cannot tell" in alone.text
+    same = effect_finding(effect(0.81, n_items=19), "zero", "site")
+    assert "leaves accuracy at 0.810 on these 19 items" in same.text
 
 
 def test_a_gain_is_said():
@@ -265,6 +291,81 @@ def test_a_random_draw_is_not_called_most_selective():
     assert "172 chosen units" in effect_finding(effect(), "zero", "site", drawn).text
 
 
+@pytest.mark.parametrize(
+    ("within", "words", "choice", "threshold"),
+    [
+        (None, "172 most selective units", "The units with the largest t;", True),
+        ("100-100", "172 most selective units", "The units with the largest t;", True),
+        ("0-0", "172 least selective units", "The units with the smallest t;", False),
+        ("80-90", "172 chosen units", "Units drawn at random", False),
+    ],
+)
+def test_a_range_is_named_for_what_it_takes(tmp_path, within, words, choice, threshold):
+    ranged = replace(LOCALIZED, selection={"how": "top", "value": 1.0, "within": within})
+    assert words in effect_finding(effect(), "zero", "site", ranged).text
+    run = fake_run(tmp_path / "run", **SMALL | {"steps": ("localize",)})
+    rewrite_summary(run, lambda s: s["localize"]["selection"].update(within=within))
+    page = parse(render(run))
+    assert f"{choice}" in page.text
+    assert any("threshold" in t.get("name", "") for f in page.figures for t in f["data"]) == (
+        threshold
+    )
+
+
+def test_a_control_without_a_score_is_not_left_out_in_silence():
+    many = [0.79] * 20
+    whole = effect_finding(effect(controls=tuple(many)), "zero", "site")
+    assert whole.tone == "yes"
+    broken = replace(effect(controls=tuple(many)), controls=(None, *many[1:]))
+    for p in (None, 0.01):
+        found = effect_finding(replace(broken, p_empirical=p), "zero", "site")
+        assert found.tone == "open"
+        assert found.verdict.endswith("every one of 19 random controls with a score")
+        assert "lowest of 20, one more without a score left out, so there is no p." in found.text
+        assert "(p =" not in found.text
+        assert found.warnings == (
+            "1 random control of 20 gave no number and is left out, so no p is given.",
+        )
+    table = effect_table([replace(broken, p_empirical=0.01)])
+    rows = {row[0].text: row[1].text for row in table.rows}
+    assert rows["Empirical p"] == "–"
+    assert rows["Random controls at or below the network"] == "0 of 19, 1 without a score"
+    label = effect_chart([broken]).json
+    assert "random controls (19 of 20 have a score)" in label
+    none = effect_finding(replace(broken, controls=(None, None)), "zero", "site")
+    assert none.tone == "open"
+    assert none.warnings[0].startswith("No random control gave a score")
+
+
+def test_an_undefined_p_is_not_made_up():
+    found = effect_finding(replace(effect(controls=(0.8,) * 30), p_empirical=None), "zero", "site")
+    assert found.tone == "open"
+    assert "lowest of 31; its p is not defined." in found.text
+    assert "(p =" not in found.text
+
+
+@pytest.mark.parametrize("lost", ["intact", "network", "control"])
+def test_an_infinite_perplexity_does_not_vanish(lost):
+    values = {"intact": 370.0, "network": 2e7, "controls": (424.0, 6206.0)}
+    values |= {"controls": (424.0, None)} if lost == "control" else {lost: None}
+    endless = effect(
+        kind="text",
+        metric="log-probability",
+        chance=None,
+        intact=-5.9,
+        network=-800.0,
+        controls=(-6.0, -750.0),
+        perplexity=Perplexity(**values),
+    )
+    found = effect_finding(endless, "zero", "site")
+    assert "takes log-probability from −5.900 to −800.000" in found.text
+    assert "give −750.000 to −6.000" in found.text
+    drawn = json.loads(effect_chart([endless]).json)
+    assert drawn["layout"]["xaxis"].get("type") != "log"
+    points = [t["x"] for t in drawn["data"] if t["name"] == "random controls (2)"]
+    assert sorted(array(points[0])) == [-750.0, -6.0]
+
+
 def test_undefined_scores_are_said():
     found = effect_finding(replace(effect(), network=None), "zero", "site")
     assert found.verdict == "The effect is not defined"
@@ -279,10 +380,17 @@ def test_localizer_findings():
     assert "4 units of 17,280" in localizer_finding(empty).warnings[0]
     weak = localizer_finding(replace(LOCALIZED, n_significant=100, smallest_t=-0.5))
     assert len(weak.warnings) == 2
+    assert weak.warnings[1] == (
+        "At least 72 units of the network do not respond reliably more to sentences."
+    )
+    one = localizer_finding(replace(LOCALIZED, n_significant=171))
+    assert one.warnings == (
+        "At least 1 unit of the network does not respond reliably more to sentences.",
+    )
 
 
 def test_the_floor_of_p():
-    assert "cannot fall below 0.091" in floor_of_p(10)
+    assert "With 10 random controls the empirical p cannot fall below 0.091" in floor_of_p(10)
     assert floor_of_p(19) == ""
     assert floor_of_p(0) == ""
 
@@ -293,7 +401,7 @@ rates = st.floats(0, 1)
 @given(rates, rates, st.lists(rates, max_size=30), st.floats(0, 0.2))
 def test_findings_never_claim_more_than_the_numbers(network, intact, controls, ci):
     found = effect_finding(effect(network, tuple(controls), intact, ci), "zero", "site", LOCALIZED)
-    specific = bool(controls) and network < min(controls) and network + ci < intact
+    specific = len(controls) >= 19 and network < min(controls) and network + ci < intact
     if found.tone == "yes":
         assert specific
     for text in (found.verdict, found.text, *found.warnings):
@@ -370,13 +478,64 @@ def test_the_manifest_is_shown(page):
         assert text in page.text
 
 
+def methods(run, **changes):
+    """The methods of a run, by name, with changes to its localize record."""
+    rewrite_summary(run, lambda s: s["localize"].update(changes))
+    html = render(run).split('<dl class="methods">')[1].split("</dl>")[0]
+    found = re.findall(r"<div><dt>(.*?)</dt><dd>(.*?)</dd></div>", html)
+    return {name: unescape(text) for name, text in found}
+
+
+def test_methods_say_what_was_done(tmp_path):
+    run = fake_run(tmp_path / "run", **SMALL)
+    said = methods(run)
+    assert "stands behind a prefix token (the model's BOS token, else its EOS" in said["Scores"]
+    assert said["Scores"].endswith("the sentences that chose the units.")
+    assert "d_z: the mean difference over its standard deviation" in said["Comparison"]
+    assert "share templates, so the intervals understate" in said["Comparison"]
+    assert said["Controls"].startswith("10 control networks of units drawn at random")
+    rewrite_summary(run, lambda s: s["ablate"]["effects"].pop())
+    assert "chose the units" not in methods(run)["Scores"]
+    rewrite_summary(run, lambda s: s["ablate"].update({"with": "mean"}))
+    assert (
+        "mean over the scored tokens of the tasks' texts in the intact model"
+        in (methods(run)["Ablation"])
+    )
+
+
+@pytest.mark.parametrize(
+    ("pool", "magnitude", "words"),
+    [
+        ("last", True, "the magnitude of its activation at the last token."),
+        ("mean", True, "the magnitude of its mean over the tokens."),
+        ("sum", False, "its sum over the tokens, with its sign."),
+        ("max", True, "the magnitude of its maximum over the tokens."),
+        ("other", True, "the magnitude of its pooled activation."),
+    ],
+)
+def test_the_magnitude_is_that_of_the_pooled_value(tmp_path, pool, magnitude, words):
+    run = fake_run(tmp_path / "run", **SMALL)
+    said = methods(run, pool=pool, magnitude=magnitude)["Activations"]
+    assert said == f"Each text gives one number for each unit: {words}"
+    assert f"Each text gives one number for a unit: {words}" in parse(render(run)).text
+
+
+def test_the_page_calls_controls_controls(page, full):
+    assert "random controls" in page.text
+    assert not re.search(
+        r"random\W*(<br>)?\W*(control )?sets?\b",
+        render(full).replace(next(text for text in page.scripts if "plotly" in text[:200]), ""),
+        re.IGNORECASE,
+    )
+
+
 def test_every_control_is_a_point(full, page):
     effects = json.loads((full / "summary.json").read_text())["ablate"]["effects"]
     drawn = [
         sorted(array(trace["x"]))
         for figure in page.figures
         for trace in figure["data"]
-        if trace.get("name") == "random sets (10)"
+        if trace.get("name") == "random controls (10)"
     ]
     pairs, text = effects
     assert drawn == [
@@ -387,7 +546,7 @@ def test_every_control_is_a_point(full, page):
         array(trace["x"])
         for figure in page.figures
         for trace in figure["data"]
-        if trace.get("name") == "random sets"
+        if trace.get("name") == "random controls"
     ]
     assert [len(values) for values in grouped] == [40, 40]
 

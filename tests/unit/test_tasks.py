@@ -107,7 +107,8 @@ def test_limited_keeps_the_first_of_each_group() -> None:
     task = pairs_task(item("a1", "a"), item("b1", "b"), item("a2", "a"), item("a3", "a"))
     assert [kept.id for kept in task.limited(2).items] == ["a1", "b1", "a2"]
     assert [kept.id for kept in task.limited(1).items] == ["a1", "b1"]
-    assert task.limited(9) == task
+    assert task.limited(2).source == f"{task.source}, first 2 of each group"
+    assert task.limited(9) is task
     with pytest.raises(TaskError, match="at least 1"):
         task.limited(0)
 
