@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from onnxloc.report.chart import (
@@ -227,8 +228,6 @@ def _draw_sizes(
 
 
 def _median(values: Sequence[float | None]) -> float | None:
-    from statistics import median
-
     known = [value for value in values if value is not None]
     return median(known) if known and len(known) == len(values) else None
 
