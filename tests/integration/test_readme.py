@@ -130,9 +130,9 @@ def demo(folder):
     return said, time.perf_counter() - started
 
 
-def test_the_demo(demo, folder, record_property, figure):
+def test_the_demo(demo, folder, record_testsuite_property, figure):
     said, seconds = demo
-    record_property("demo wall time, s", round(seconds, 1))
+    record_testsuite_property("demo wall time, s", round(seconds, 1))
     figure("onnxloc demo after the download, wall time, s", seconds)
     lines = said.splitlines()
     assert lines[-1] == "report: onnxloc-demo/report.html"
