@@ -166,7 +166,8 @@ def test_the_folder_of_a_localize_run(work, call):
     assert step["command"] == "onnxloc " + " ".join(words)
     assert step["parameters"] == {
         "model": "tiny", "localizer": str(work / "stimuli.csv"), "sites": ["block.*.out"],
-        "pool": "last", "max_tokens": 0, "bos": False, "magnitude": True, "how": "top", "value": 5.0,
+        "pool": "last", "max_tokens": 0, "bos": False, "magnitude": True, "how": "top",
+        "value": 5.0,
         "batch_size": 32, "seed": 0,
     }  # fmt: skip
     assert step["hashes"]["model"] == network.model_hash
