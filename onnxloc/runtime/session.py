@@ -218,9 +218,13 @@ class Session:
 
     def _by_token(self, name: str, results: Sequence[tuple[Part, Array]]) -> bool:
         """Whether the second axis of a result runs over tokens."""
-        if name in self.instrumented.tap_outputs.values():
+        if name in self._tap_outputs:
             return results[0][1].ndim == 3
         return all(v.ndim > 1 and v.shape[1] == p.batch.ids.shape[1] for p, v in results)
+
+    @cached_property
+    def _tap_outputs(self) -> frozenset[str]:
+        return frozenset(self.instrumented.tap_outputs.values())
 
     def operands(self, batch: Batch, edits: EditValues) -> dict[str, Array]:
         """Every operand of every edit, by the graph's input; edits and errors are as in `taps`."""

@@ -1,13 +1,10 @@
 """Two conditions compared, unit by unit."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxloc.errors import OptionError
 from onnxloc.stats.moments import Moments
 
 __all__ = ["Contrast", "welch"]
@@ -43,25 +40,6 @@ class Contrast:
     d: Floats
     n_positive: int
     n_control: int
-
-    @classmethod
-    def joined(cls, parts: Sequence[Self]) -> Self:
-        """One contrast of the units of all `parts`, in their order.
-
-        Raises
-        ------
-        OptionError
-            If there are no parts, or they are of different numbers of rows.
-        """
-        rows = {(part.n_positive, part.n_control) for part in parts}
-        if len(rows) != 1:
-            raise OptionError("contrasts can be joined if all are of the same rows")
-        arrays = {
-            name: np.concatenate([getattr(part, name) for part in parts])
-            for name in ("mean_positive", "mean_control", "t", "df", "p", "d")
-        }
-        n_positive, n_control = rows.pop()
-        return cls(**arrays, n_positive=n_positive, n_control=n_control)
 
     @property
     def n_undefined(self) -> int:

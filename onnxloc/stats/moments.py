@@ -1,6 +1,6 @@
 """Streaming count, mean and centred sum of squares for each unit."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -168,6 +168,25 @@ class Moments:
         if self._count < 2:
             return np.full(self.n_units, np.nan)
         return self.sum_of_squares / (self._count - 1)
+
+    @classmethod
+    def joined(cls, parts: Sequence[Self]) -> Self:
+        """Moments of the units of all `parts`, in their order.
+
+        Raises
+        ------
+        OptionError
+            If there are no parts, or they have seen different numbers of rows.
+        """
+        counts = {part.count for part in parts}
+        if len(counts) != 1:
+            raise OptionError("moments can be joined if all have seen the same number of rows")
+        moments = cls(sum(part.n_units for part in parts))
+        moments._count = counts.pop()
+        np.concatenate([part._origin for part in parts], out=moments._origin)
+        np.concatenate([part._offset for part in parts], out=moments._offset)
+        np.concatenate([part._squares for part in parts], out=moments._squares)
+        return moments
 
     def state(self) -> dict[str, NDArray[Any]]:
         """Copy all that is held into arrays that `from_state` takes back."""

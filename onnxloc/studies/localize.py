@@ -218,7 +218,7 @@ def localize(
     plan = Plan(taps=tuple(Tap(site.tensor, options.pool) for site in sites))
     session = model.compile(plan, runtime)
     loaded = time.perf_counter()
-    moments = response_moments(
+    positive, control = response_moments(
         session,
         [site.units for site in sites],
         sequences,
@@ -227,7 +227,7 @@ def localize(
         pad=model.pad,
         show_progress=show_progress,
     )
-    contrast = Contrast.joined([welch(positive, control) for positive, control in moments])
+    contrast = welch(positive, control)
     q = benjamini_hochberg(contrast.p)
     chosen = options.selection.choose(contrast.t, q, options.seed)
     network = network_from_flat(
@@ -275,26 +275,23 @@ def response_moments(
     *,
     pad: int,
     show_progress: bool = False,
-) -> list[tuple[Moments, Moments]]:
-    """Moments of every unit of each tap in the positive and in the control condition."""
-    streams = [(Moments(width), Moments(width)) for width in widths]
+) -> tuple[Moments, Moments]:
+    """Moments of every unit of every tap in the positive and in the control condition."""
+    ups = [Moments(width) for width in widths]
+    downs = [Moments(width) for width in widths]
     with Progress("localizing", len(sequences), show=show_progress) as progress:
         for batch in batches(sequences, max_rows=options.batch_size, pad=pad):
-            taps = session.taps(batch)
+            values = session.taps(batch).values()
             positive = is_positive[batch.rows]
-            for tap, (up, down) in zip(session.plan.taps, streams, strict=True):
-                values = taps[tap]
-                if options.magnitude:
-                    values = np.abs(values)
-                if positive.all():
-                    up.update(values)
-                elif not positive.any():
-                    down.update(values)
-                else:
-                    up.update(values[positive])
-                    down.update(values[~positive])
+            for streams, rows in ((ups, positive), (downs, ~positive)):
+                if not rows.any():
+                    continue
+                whole = bool(rows.all())
+                for stream, value in zip(streams, values, strict=True):
+                    some = value if whole else value[rows]
+                    stream.update(np.abs(some) if options.magnitude else some)
             progress.add(len(batch.rows))
-    return streams
+    return Moments.joined(ups), Moments.joined(downs)
 
 
 def _lasting(source: str) -> str:

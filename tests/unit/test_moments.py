@@ -244,3 +244,23 @@ def test_wrong_shapes_are_refused():
         Moments(3).merge(Moments(4))
     with pytest.raises(OptionError, match="cannot be -1"):
         Moments(-1)
+
+
+def test_joined_moments_are_those_of_the_units_side_by_side():
+    rng = np.random.default_rng(5)
+    x = rng.normal(1e6, 1.0, size=(20, 7))
+    x[3, 2] = np.nan
+    whole, left, right = Moments(7), Moments(3), Moments(4)
+    for rows in (x[:5], x[5:]):
+        whole.update(rows)
+        left.update(rows[:, :3])
+        right.update(rows[:, 3:])
+    found = Moments.joined([left, right])
+    assert found.count == 20
+    np.testing.assert_array_equal(found.mean, whole.mean)
+    np.testing.assert_array_equal(found.variance, whole.variance)
+    right.update(x[:1, 3:])
+    with pytest.raises(OptionError, match="same number of rows"):
+        Moments.joined([left, right])
+    with pytest.raises(OptionError, match="same number of rows"):
+        Moments.joined([])
