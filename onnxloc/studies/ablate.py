@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxloc.choose import count_for_percent, top_units
+from onnxloc.controls import Match, draw_controls
 from onnxloc.errors import OptionError
 from onnxloc.folder import new_folder
 from onnxloc.graph.plan import Edit, Plan, TargetLogProbs
-from onnxloc.network import Network, draw_controls, network_from_flat
+from onnxloc.network import Network, network_from_flat
 from onnxloc.progress import Progress
 from onnxloc.runtime.model import Model
 from onnxloc.runtime.providers import RuntimeOptions
@@ -42,7 +43,6 @@ __all__ = ["AblateOptions", "Ablation", "ablate", "rank_of_run"]
 
 Array = NDArray[Any]
 Replacement = Literal["zero", "mean"]
-Match = Literal["site", "count"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from helpers.torch_reference import forward, target_logprobs
 
+from onnxloc.controls import draw_controls
 from onnxloc.graph.plan import Edit, Plan, TargetLogProbs
-from onnxloc.network import Network, draw_controls
+from onnxloc.network import Network
 from onnxloc.runtime.batches import Batch
 from onnxloc.runtime.providers import RuntimeOptions
 from onnxloc.stimuli import load_stimuli

@@ -10,17 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from onnxloc.choose import count_for_percent, range_units, significant_units, top_units
+from onnxloc.controls import draw_control, draw_controls
 from onnxloc.errors import NetworkError, OptionError
-from onnxloc.network import (
-    Network,
-    count_for_percent,
-    draw_control,
-    draw_controls,
-    network_from_flat,
-    range_units,
-    significant_units,
-    top_units,
-)
+from onnxloc.network import Network, network_from_flat
 
 pytestmark = pytest.mark.unit
 
