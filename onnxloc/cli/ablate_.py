@@ -8,26 +8,23 @@ import click
 
 from onnxloc.cli.common import (
     Percents,
+    force_model_option,
     force_option,
     model_argument,
+    network_option,
     open_model,
     output_option,
     printable,
     runtime_options,
     table,
     typed_command,
+    with_option,
 )
 
 
 @click.command("ablate")
 @model_argument
-@click.option(
-    "--network",
-    required=True,
-    type=click.Path(path_type=Path),
-    metavar="RUN|FILE",
-    help="A run of onnxloc localize, or a network file.",
-)
+@network_option("A run of onnxloc localize, or a network file.")
 @click.option(
     "--task",
     "tasks",
@@ -43,14 +40,7 @@ from onnxloc.cli.common import (
     help="Whose sentences the task text takes. Default: that of the run; language for a "
     "network file.",
 )
-@click.option(
-    "--with",
-    "replacement",
-    type=click.Choice(["zero", "mean"]),
-    default="zero",
-    show_default=True,
-    help="What an ablated unit becomes.",
-)
+@with_option("What an ablated unit becomes.")
 @click.option(
     "--controls",
     type=click.IntRange(min=0),
@@ -94,7 +84,7 @@ from onnxloc.cli.common import (
     show_default=True,
     help="Of the controls and the bootstrap.",
 )
-@click.option("--force-model", is_flag=True, help="Use a network of another model.")
+@force_model_option
 @runtime_options
 @output_option("The run folder to write.", required=True)
 @force_option

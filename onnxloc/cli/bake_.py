@@ -6,31 +6,21 @@ from typing import Literal
 import click
 
 from onnxloc.cli.common import (
+    force_model_option,
     force_option,
     model_argument,
+    network_option,
     open_model,
     output_option,
     runtime_options,
+    with_option,
 )
 
 
 @click.command("bake")
 @model_argument
-@click.option(
-    "--network",
-    required=True,
-    type=click.Path(path_type=Path),
-    metavar="RUN|FILE",
-    help="A run of onnxloc localize, or a network file.",
-)
-@click.option(
-    "--with",
-    "replacement",
-    type=click.Choice(["zero", "mean"]),
-    default="zero",
-    show_default=True,
-    help="What the network's units become.",
-)
+@network_option("A run of onnxloc localize, or a network file.")
+@with_option("What the network's units become.")
 @click.option(
     "--task",
     "tasks",
@@ -53,7 +43,7 @@ from onnxloc.cli.common import (
     show_default=True,
     help="Texts run at a time for the means.",
 )
-@click.option("--force-model", is_flag=True, help="Use a network of another model.")
+@force_model_option
 @runtime_options
 @output_option("The bundle to write.", required=True)
 @force_option

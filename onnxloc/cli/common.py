@@ -14,9 +14,21 @@ if TYPE_CHECKING:
     from onnxloc.runtime.model import Model
 
 __all__ = [
-    "PercentRange", "Percents", "apply", "force_option", "model_argument", "open_model",
-    "output_option", "printable", "runtime_options", "table", "typed_command",
-]  # fmt: skip
+    "PercentRange",
+    "Percents",
+    "apply",
+    "force_model_option",
+    "force_option",
+    "model_argument",
+    "network_option",
+    "open_model",
+    "output_option",
+    "printable",
+    "runtime_options",
+    "table",
+    "typed_command",
+    "with_option",
+]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -33,6 +45,33 @@ def output_option(help_text: str, **settings: Any) -> Callable[[F], F]:
         "-o", "--output", type=click.Path(path_type=Path), help=help_text, **settings
     )
 
+
+def network_option(help_text: str, *, required: bool = True) -> Callable[[F], F]:
+    """``--network``, a run or a network file."""
+    return click.option(
+        "--network",
+        required=required,
+        type=click.Path(path_type=Path),
+        metavar="RUN|FILE",
+        help=help_text,
+    )
+
+
+def with_option(help_text: str) -> Callable[[F], F]:
+    """``--with``, what ablated units become."""
+    return click.option(
+        "--with",
+        "replacement",
+        type=click.Choice(["zero", "mean"]),
+        default="zero",
+        show_default=True,
+        help=help_text,
+    )
+
+
+force_model_option = click.option(
+    "--force-model", is_flag=True, help="Use a network of another model."
+)
 
 _RUNTIME = (
     click.option("--provider", default="cpu", show_default=True,

@@ -6,7 +6,15 @@ from typing import Literal
 
 import click
 
-from onnxloc.cli.common import model_argument, open_model, printable, runtime_options
+from onnxloc.cli.common import (
+    force_model_option,
+    model_argument,
+    network_option,
+    open_model,
+    printable,
+    runtime_options,
+    with_option,
+)
 
 
 @click.command("generate")
@@ -20,20 +28,10 @@ from onnxloc.cli.common import model_argument, open_model, printable, runtime_op
     metavar="FILE",
     help="A UTF-8 file with a prompt a line.",
 )
-@click.option(
-    "--network",
-    type=click.Path(path_type=Path),
-    metavar="RUN|FILE",
-    help="A run of onnxloc localize, or a network file: continue with it ablated, too.",
+@network_option(
+    "A run of onnxloc localize, or a network file: continue with it ablated, too.", required=False
 )
-@click.option(
-    "--with",
-    "replacement",
-    type=click.Choice(["zero", "mean"]),
-    default="zero",
-    show_default=True,
-    help="What an ablated unit becomes: 0, or its mean over the prompts' tokens.",
-)
+@with_option("What an ablated unit becomes: 0, or its mean over the prompts' tokens.")
 @click.option(
     "--max-new-tokens",
     type=click.IntRange(min=1),
@@ -82,7 +80,7 @@ from onnxloc.cli.common import model_argument, open_model, printable, runtime_op
     help="Of the draws.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.option("--force-model", is_flag=True, help="Use a network of another model.")
+@force_model_option
 @runtime_options
 def command(
     model: str,

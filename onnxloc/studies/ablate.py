@@ -4,7 +4,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,7 +32,7 @@ from onnxloc.store import (
 )
 from onnxloc.studies.effects import Condition, TaskScores, effects_table, summarise
 from onnxloc.studies.masks import unit_masks
-from onnxloc.studies.means import mean_activations
+from onnxloc.studies.means import Replacement, mean_activations
 from onnxloc.studies.scoring import Prefix, Scorer, require_causal
 from onnxloc.tasks import Task
 
@@ -42,7 +42,6 @@ if TYPE_CHECKING:
 __all__ = ["AblateOptions", "Ablation", "ablate", "rank_of_run"]
 
 Array = NDArray[Any]
-Replacement = Literal["zero", "mean"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 
@@ -17,11 +17,10 @@ from onnxloc.network import Network
 from onnxloc.runtime.model import Model
 from onnxloc.runtime.providers import RuntimeOptions
 from onnxloc.studies.masks import unit_masks
-from onnxloc.studies.means import mean_activations
+from onnxloc.studies.means import Replacement, mean_activations
 
 __all__ = ["BakeOptions", "Baked", "bake_network"]
 
-Replacement = Literal["zero", "mean"]
 # Under this key a baked model says what it is, also without its bundle.json.
 NOTE = "onnxloc.baked"
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 
@@ -14,11 +14,9 @@ from onnxloc.runtime.generate import Generated, Sampling, generate, generation_p
 from onnxloc.runtime.model import Model
 from onnxloc.runtime.providers import RuntimeOptions
 from onnxloc.studies.masks import unit_masks
-from onnxloc.studies.means import mean_activations
+from onnxloc.studies.means import Replacement, mean_activations
 
 __all__ = ["Continuation", "Continuations", "ContinueOptions", "continue_prompts"]
-
-Replacement = Literal["zero", "mean"]
 
 
 @dataclass(frozen=True, kw_only=True)

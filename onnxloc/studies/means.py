@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,9 @@ from onnxloc.runtime.batches import batches
 from onnxloc.runtime.model import Model
 from onnxloc.runtime.providers import RuntimeOptions
 
-__all__ = ["mean_activations"]
+__all__ = ["Replacement", "mean_activations"]
+
+Replacement = Literal["zero", "mean"]
 
 
 def mean_activations(
