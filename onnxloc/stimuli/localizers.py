@@ -1,21 +1,53 @@
 """Find stimuli by name or path: the shipped localizers, and a user's own files."""
 
-import tomllib
-from dataclasses import MISSING, dataclass, fields
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
 
-from onnxloc.errors import StimulusError
+from onnxloc.errors import OnnxlocError, StimulusError
 from onnxloc.registry import Registry, did_you_mean
-from onnxloc.stimuli.model import StimulusSet
-from onnxloc.stimuli.tables import Row, read_published, read_table, read_text
+from onnxloc.stimuli.localizer_file import LocalizerFile, two_conditions
+from onnxloc.stimuli.model import ConditionSet, StimulusSet
+from onnxloc.stimuli.tables import read_published, read_table
 
-__all__ = ["LANGUAGE", "LOCALIZERS", "LocalizerFile", "load_stimuli"]
+__all__ = [
+    "LANGUAGE",
+    "LOCALIZERS",
+    "LocalizerFile",
+    "LocalizerInfo",
+    "describe",
+    "load_conditions",
+    "load_stimuli",
+    "localizers",
+]
 
-# What a name stands for is either the path of a TOML file or a StimulusSet.
-LANGUAGE = Path(__file__).with_name("language.toml")
+# What a name stands for is the path of a TOML file, a StimulusSet or a ConditionSet.
+FOLDER = Path(__file__).parent
+LANGUAGE = FOLDER / "language.toml"
+LANGUAGE_2 = FOLDER / "language-2.toml"
+CODE = FOLDER / "code.toml"
+MATH = FOLDER / "math.toml"
+MEMORY = FOLDER / "memory.toml"
+MULTIPLE_DEMAND = FOLDER / "multiple-demand.toml"
+PROFILE = FOLDER / "profile.toml"
+REASONING = FOLDER / "reasoning.toml"
+THEORY_OF_MIND = FOLDER / "theory-of-mind.toml"
+
+_HERE = "onnxloc.stimuli.localizers"
 LOCALIZERS = Registry(
-    "localizer", "onnxloc.localizers", {"language": "onnxloc.stimuli.localizers:LANGUAGE"}
+    "localizer",
+    "onnxloc.localizers",
+    {
+        "code": f"{_HERE}:CODE",
+        "language": f"{_HERE}:LANGUAGE",
+        "language-2": f"{_HERE}:LANGUAGE_2",
+        "math": f"{_HERE}:MATH",
+        "memory": f"{_HERE}:MEMORY",
+        "multiple-demand": f"{_HERE}:MULTIPLE_DEMAND",
+        "profile": f"{_HERE}:PROFILE",
+        "reasoning": f"{_HERE}:REASONING",
+        "theory-of-mind": f"{_HERE}:THEORY_OF_MIND",
+    },
 )
 
 # The published code cuts every text to twelve tokens.
@@ -23,84 +55,29 @@ PUBLISHED_MAX_TOKENS = 12
 
 
 @dataclass(frozen=True, kw_only=True)
-class LocalizerFile:
-    """What a localizer's TOML file says.
+class LocalizerInfo:
+    """A line about a localizer, for lists.
 
     Attributes
     ----------
-    name, data : str
-        The localizer's name, and the CSV or JSONL file of its texts, in the TOML file's folder.
-    version, title, description, positive_label, control_label : str
-        For people.
-    max_tokens : int
-        Texts are cut to this many tokens; 0 means no cut.
+    name : str
+        What to ask for it by.
+    version, title, description, licence, reference : str
+        As its TOML file has them; empty where its package registered no such file.
+    is_localizer : bool
+        Whether two conditions are compared; else it is a set of conditions for profiles.
+    conditions : tuple of (str, int)
+        Label and number of texts of each condition: the positive one first, then its control.
     """
 
     name: str
-    data: str
-    version: str = ""
-    title: str = ""
-    description: str = ""
-    max_tokens: int = 0
-    positive_label: str = "positive"
-    control_label: str = "control"
-
-    @classmethod
-    def read(cls, path: Path) -> Self:
-        """Read a TOML file; unknown keys and wrong types are errors.
-
-        Raises
-        ------
-        StimulusError
-            If the file is not such a TOML file.
-        """
-        try:
-            raw = tomllib.loads(read_text(path))
-        except (tomllib.TOMLDecodeError, RecursionError) as error:
-            raise StimulusError(f"{path}: bad TOML: {error}") from error
-        known = {field.name: field for field in fields(cls)}
-        for key, value in raw.items():
-            if key not in known:
-                hint = did_you_mean(key, known)
-                raise StimulusError(f"{path}: unknown key {key!r}{hint}")
-            wanted = known[key].type
-            # type() and not isinstance(): true and false are no numbers here.
-            if type(value) is not wanted:
-                kind = "a whole number" if wanted is int else "a string"
-                raise StimulusError(f"{path}: {key} must be {kind}")
-        for key, field in known.items():
-            if field.default is MISSING and not raw.get(key):
-                raise StimulusError(f"{path}: {key} is missing")
-        return cls(**raw)
-
-    def load(self, path: Path, source: str) -> StimulusSet:
-        """Read the stimuli that the TOML file at `path` speaks of.
-
-        Raises
-        ------
-        StimulusError
-            If the data file lies outside the TOML file's folder, or is no stimulus table.
-        """
-        try:
-            folder = path.parent.resolve()
-            data = (folder / self.data).resolve()
-        except (OSError, ValueError, RuntimeError) as error:
-            raise StimulusError(f"{path}: data is no usable path: {error}") from error
-        if Path(self.data).is_absolute() or not data.is_relative_to(folder):
-            raise StimulusError(f"{path}: data must be a file in the folder of the TOML file")
-        positive, control = _by_condition(read_table(data))
-        return StimulusSet(
-            name=self.name,
-            version=self.version,
-            positive=positive,
-            control=control,
-            max_tokens=self.max_tokens,
-            positive_label=self.positive_label,
-            control_label=self.control_label,
-            source=source,
-            title=self.title,
-            description=self.description.strip(),
-        )
+    version: str
+    title: str
+    description: str
+    licence: str
+    reference: str
+    is_localizer: bool
+    conditions: tuple[tuple[str, int], ...]
 
 
 def load_stimuli(source: str | Path) -> StimulusSet:
@@ -113,7 +90,7 @@ def load_stimuli(source: str | Path) -> StimulusSet:
 
         - the name of a localizer ("language"); a name goes before a file of that name, which
           ``./name`` still finds;
-        - a CSV or JSONL file with `condition` (positive or control) and `text`;
+        - a CSV or JSONL file with `condition` (positive or control) and `text`, and perhaps `pair`;
         - a TOML file that names such a file beside it (see `LocalizerFile`);
         - a folder with the published ``langloc_fmri_run*_stim_set*.csv`` files.
 
@@ -124,44 +101,114 @@ def load_stimuli(source: str | Path) -> StimulusSet:
     OptionError
         If the localizer belongs to another package and cannot be imported.
     """
-    if isinstance(source, str) and source in LOCALIZERS:
-        found = LOCALIZERS.load(source)
-        if isinstance(found, StimulusSet):
-            return found
-        if not isinstance(found, Path):
-            raise StimulusError(
-                f"the localizer {source!r} is a {type(found).__name__}; its package must "
-                "register the path of a TOML file or a StimulusSet"
-            )
-        return LocalizerFile.read(found).load(found, source)
-    path = Path(source)
-    try:
-        is_folder, exists = path.is_dir(), path.exists()
-    except (OSError, ValueError) as error:
-        raise StimulusError(f"{str(source)[:80]!r} is no usable path: {error}") from error
-    if is_folder:
-        positive, control = _by_condition(read_published(path))
+    registered = _registered(source)
+    if isinstance(registered, ConditionSet):
+        raise StimulusError(
+            f"{source} is a set of {len(registered.conditions)} conditions and no localizer"
+        )
+    if isinstance(registered, StimulusSet):
+        return registered
+    if registered is not None:
+        return LocalizerFile.read(registered).load(registered, str(source))
+    path = _existing(source)
+    if path.is_dir():
         return StimulusSet(
             name=path.resolve().name,
-            positive=positive,
-            control=control,
+            **two_conditions(read_published(path), path),
             max_tokens=PUBLISHED_MAX_TOKENS,
             positive_label="sentences",
             control_label="nonwords",
             source=str(source),
         )
+    if path.suffix.lower() == ".toml":
+        return LocalizerFile.read(path).load(path, str(source))
+    return StimulusSet(name=path.stem, **two_conditions(read_table(path), path), source=str(source))
+
+
+def load_conditions(source: str | Path) -> ConditionSet:
+    """Read all conditions of a stimulus set, for a profile.
+
+    Parameters
+    ----------
+    source : str or Path
+        As for `load_stimuli`. A localizer has the two conditions `positive` and `control`; a TOML
+        file with `conditions` ("profile") may have more.
+
+    Raises
+    ------
+    StimulusError
+        If there is no such localizer or file, or the stimuli are malformed.
+    OptionError
+        If the localizer belongs to another package and cannot be imported.
+    """
+    registered = _registered(source)
+    if isinstance(registered, ConditionSet):
+        return registered
+    if isinstance(registered, StimulusSet):
+        return ConditionSet.of(registered)
+    if registered is not None:
+        return LocalizerFile.read(registered).load_conditions(registered, str(source))
+    path = _existing(source)
+    if path.suffix.lower() == ".toml" and not path.is_dir():
+        return LocalizerFile.read(path).load_conditions(path, str(source))
+    return ConditionSet.of(load_stimuli(path))
+
+
+def describe(name: str) -> LocalizerInfo:
+    """What a registered localizer holds.
+
+    Raises
+    ------
+    StimulusError, OptionError
+        As `load_stimuli`.
+    """
+    found = LOCALIZERS.load(name)
+    file = LocalizerFile.read(found) if isinstance(found, Path) else None
+    is_localizer = file.is_localizer if file else isinstance(found, StimulusSet)
+    stimuli = ConditionSet.of(load_stimuli(name)) if is_localizer else load_conditions(name)
+    return LocalizerInfo(
+        name=name,
+        version=stimuli.version,
+        title=stimuli.title,
+        description=stimuli.description,
+        licence=file.licence if file else "",
+        reference=file.reference if file else "",
+        is_localizer=is_localizer,
+        conditions=tuple((own.label, len(own.texts)) for own in stimuli.conditions),
+    )
+
+
+def localizers() -> Iterator[LocalizerInfo | tuple[str, OnnxlocError]]:
+    """Describe every registered localizer, or say why one of another package cannot be read."""
+    for name in LOCALIZERS:
+        try:
+            yield describe(name)
+        except OnnxlocError as error:
+            yield name, error
+
+
+def _registered(source: str | Path) -> Path | StimulusSet | ConditionSet | None:
+    """What a registered name stands for; None if `source` is none."""
+    if not isinstance(source, str) or source not in LOCALIZERS:
+        return None
+    found = LOCALIZERS.load(source)
+    if isinstance(found, Path | StimulusSet | ConditionSet):
+        return found
+    raise StimulusError(
+        f"the localizer {source!r} is a {type(found).__name__}; its package must "
+        "register the path of a TOML file, a StimulusSet or a ConditionSet"
+    )
+
+
+def _existing(source: str | Path) -> Path:
+    """The path `source`, if something is there."""
+    path = Path(source)
+    try:
+        exists = path.exists()
+    except (OSError, ValueError) as error:
+        raise StimulusError(f"{str(source)[:80]!r} is no usable path: {error}") from error
     if not exists:
         names = ", ".join(LOCALIZERS)
         hint = did_you_mean(str(source), LOCALIZERS)
         raise StimulusError(f"there is no localizer or file {str(source)!r}{hint} (known: {names})")
-    if path.suffix.lower() == ".toml":
-        return LocalizerFile.read(path).load(path, str(source))
-    positive, control = _by_condition(read_table(path))
-    return StimulusSet(name=path.stem, positive=positive, control=control, source=str(source))
-
-
-def _by_condition(rows: list[Row]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Split rows into the positive texts and the control texts."""
-    positive = tuple(row.text for row in rows if row.condition == "positive")
-    control = tuple(row.text for row in rows if row.condition == "control")
-    return positive, control
+    return path

@@ -23,7 +23,15 @@ from pathlib import Path
 
 from onnxloc.errors import OnnxlocError, StimulusError
 
-__all__ = ["SEED", "English", "csv_text", "main", "nonword_strings", "read_sentences"]
+__all__ = [
+    "SEED",
+    "English",
+    "NonwordMaker",
+    "csv_text",
+    "main",
+    "nonword_strings",
+    "read_sentences",
+]
 
 SEED = 240_012
 LANGUAGE_CSV = Path(__file__).with_name("language.csv")
@@ -133,16 +141,17 @@ def _short(length: int) -> list[str]:
     return sorted({"".join(parts) for shape in shapes for parts in shape})
 
 
-class _Maker:
-    """Draws nonwords of given lengths.
+class NonwordMaker:
+    """Draws nonwords of given lengths, none that it is told to avoid.
 
     Of `random.Random` only the method `random` is used: its stream is the same in all versions.
     """
 
-    def __init__(self, seed: int, english: English) -> None:
+    def __init__(self, seed: int, english: English, avoid: Iterable[str] = ()) -> None:
         self._rng = random.Random(seed)
         self._english = english
-        self._used: set[str] = set()
+        self._avoid = frozenset(avoid)
+        self._used: set[str] = set(self._avoid)
         self._bags: dict[int, Iterator[str]] = {}
 
     def _choice(self, items: Sequence[str]) -> str:
@@ -164,30 +173,43 @@ class _Maker:
                 parts.append(self._choice(INNER_CODAS))
         return "".join(parts)
 
-    def _fits(self, string: str) -> bool:
+    def _fits(self, string: str, ending: str = "") -> bool:
+        whole = string + ending
+        unwanted = any(part in whole for part in UNWANTED)
         return (
             _spelling_ok(string)
-            and not self._english.is_word(string)
-            and not self._english.holds_word(string)
+            and not unwanted
+            and not self._english.is_word(whole)
+            and not self._english.holds_word(whole)
         )
 
     def _deal(self, length: int) -> Iterator[str]:
-        fit = [string for string in _short(length) if self._fits(string)]
-        while True:
+        fit = [s for s in _short(length) if self._fits(s) and s not in self._avoid]
+        while fit:
             yield from sorted(fit, key=lambda _: self._rng.random())
 
-    def nonword(self, length: int) -> str:
-        """Draw a nonword of `length` letters."""
-        if length < 4:
+    def nonword(self, length: int, ending: str = "") -> str:
+        """Draw a nonword of `length` letters, and put an ending such as "ing" behind it.
+
+        Raises
+        ------
+        StimulusError
+            If every nonword of two or three letters is to be avoided.
+        """
+        if length < 4 and not ending:
             bag = self._bags.setdefault(length, self._deal(length))
-            return next(bag)
+            found = next(bag, None)
+            if found is None:
+                raise StimulusError(f"no nonword of {length} letters is left; ask for longer ones")
+            return found
         while True:
             # About three letters a syllable, give or take one syllable.
             syllables = max(1, round(length / 3 + self._rng.random() - 0.5))
-            string = self._chain(syllables)
-            if len(string) == length and string not in self._used and self._fits(string):
-                self._used.add(string)
-                return string
+            stem = self._chain(syllables)
+            whole = stem + ending
+            if len(stem) == length and whole not in self._used and self._fits(stem, ending):
+                self._used.add(whole)
+                return whole
 
 
 def nonword_strings(sentences: Iterable[str], english: English, *, seed: int = SEED) -> list[str]:
@@ -208,7 +230,7 @@ def nonword_strings(sentences: Iterable[str], english: English, *, seed: int = S
     StimulusError
         If a sentence has a word of a single letter.
     """
-    maker = _Maker(seed, english)
+    maker = NonwordMaker(seed, english)
     strings = []
     for sentence in sentences:
         words = sentence.split()

@@ -7,7 +7,7 @@ and the line.
 import csv
 import io
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,16 +18,33 @@ __all__ = ["MAX_BYTES", "PUBLISHED_PATTERN", "Row", "read_published", "read_tabl
 MAX_BYTES = 64 * 2**20
 
 CONDITIONS = ("positive", "control")
+NEEDED = ("condition", "text")
+OPTIONAL = ("id", "pair", "answer")
 PUBLISHED_PATTERN = "langloc_fmri_run*_stim_set*.csv"
 PUBLISHED_COLUMNS = tuple(f"stim{i}" for i in range(1, 15))
 PUBLISHED_CONDITIONS = {"S": "positive", "N": "control"}
 
 
 class Row(NamedTuple):
-    """A text and its condition ("positive" or "control")."""
+    """A text with its condition, and what else its row says.
+
+    Attributes
+    ----------
+    condition, text : str
+        As in the file.
+    pair : str
+        What the text shares with one text of each other condition; empty if nothing.
+    answer : str
+        The right answer, where the text asks for one; not shown to a model.
+    where : str
+        "file:line", for messages.
+    """
 
     condition: str
     text: str
+    pair: str = ""
+    answer: str = ""
+    where: str = ""
 
 
 def read_text(path: Path) -> str:
@@ -60,22 +77,32 @@ def read_text(path: Path) -> str:
     return text
 
 
-def read_table(path: Path) -> list[Row]:
+def read_table(path: Path, conditions: Sequence[str] = CONDITIONS) -> list[Row]:
     """Read the rows of a ``.csv`` or ``.jsonl`` file.
 
-    The columns (keys) are `condition` and `text`, and perhaps `id`, which is not used. Texts are
-    taken as they are; blank lines are skipped.
+    The columns (keys) are `condition` and `text`, and perhaps `pair`, `answer` and `id` (which is
+    not used). Texts are taken as they are; blank lines are skipped.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    conditions : sequence of str
+        The conditions that rows may have.
 
     Raises
     ------
     StimulusError
         If the file is not such a table.
     """
-    readers: dict[str, Callable[[Path], Iterator[Row]]] = {".csv": _csv_rows, ".jsonl": _jsonl_rows}
+    readers: dict[str, Callable[[Path], Iterator[tuple[str, Mapping[str, Any]]]]] = {
+        ".csv": lambda file: _csv_records(file, NEEDED, OPTIONAL),
+        ".jsonl": _jsonl_records,
+    }
     reader = readers.get(path.suffix.lower())
     if reader is None:
         raise StimulusError(f"{path}: stimuli are .csv, .jsonl or .toml files, not {path.suffix!r}")
-    return list(reader(path))
+    return [_row(where, record, conditions) for where, record in reader(path)]
 
 
 def read_published(folder: Path) -> list[Row]:
@@ -136,8 +163,9 @@ def _check_columns(
         if names.count(name) > 1:
             raise StimulusError(f"{where}: the column {name!r} stands twice")
         if name not in needed + optional:
+            more = f" (and {_list(optional)}, if you like)" if optional else ""
             raise StimulusError(
-                f"{where}: unknown column {name!r}; the columns must be {_list(needed)}"
+                f"{where}: unknown column {name!r}; the columns must be {_list(needed)}{more}"
             )
 
 
@@ -145,27 +173,24 @@ def _list(names: tuple[str, ...]) -> str:
     return ", ".join(names)
 
 
-def _row(where: str, condition: Any, text: Any) -> Row:
-    if condition not in CONDITIONS:
-        raise StimulusError(
-            f"{where}: condition is {str(condition)[:40]!r}; it must be positive or control"
-        )
-    if not isinstance(text, str):
-        raise StimulusError(f"{where}: text must be a string")
+def _row(where: str, record: Mapping[str, Any], conditions: Sequence[str]) -> Row:
+    condition, text = record["condition"], record["text"]
+    if condition not in conditions:
+        known = f"{', '.join(conditions[:-1])} or {conditions[-1]}"
+        raise StimulusError(f"{where}: condition is {str(condition)[:40]!r}; it must be {known}")
+    pair, answer = record.get("pair", ""), record.get("answer", "")
+    for name, value in (("text", text), ("pair", pair), ("answer", answer)):
+        if not isinstance(value, str):
+            raise StimulusError(f"{where}: {name} must be a string")
     if not text.strip():
         raise StimulusError(f"{where}: the text is empty")
     # JSON can spell both of these with escapes; tokenizers take neither.
     if "\0" in text or any("\ud800" <= char <= "\udfff" for char in text):
         raise StimulusError(f"{where}: the text holds a NUL or half of a surrogate pair")
-    return Row(condition, text)
+    return Row(condition, text, pair.strip(), answer.strip(), where)
 
 
-def _csv_rows(path: Path) -> Iterator[Row]:
-    for where, record in _csv_records(path, ("condition", "text"), ("id",)):
-        yield _row(where, record["condition"], record["text"])
-
-
-def _jsonl_rows(path: Path) -> Iterator[Row]:
+def _jsonl_records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     # Only line feeds end a line: JSON strings may hold other line separators as they are.
     for number, line in enumerate(read_text(path).split("\n"), start=1):
         if not line.strip():
@@ -177,9 +202,8 @@ def _jsonl_rows(path: Path) -> Iterator[Row]:
             raise StimulusError(f"{where}: bad JSON: {error}") from error
         if not isinstance(pairs, _Pairs):
             raise StimulusError(f"{where}: a line must be a JSON object with condition and text")
-        _check_columns(where, [name for name, _ in pairs], ("condition", "text"), ("id",))
-        record = dict(pairs)
-        yield _row(where, record["condition"], record["text"])
+        _check_columns(where, [name for name, _ in pairs], NEEDED, OPTIONAL)
+        yield where, dict(pairs)
 
 
 class _Pairs(list[tuple[str, Any]]):
@@ -196,4 +220,5 @@ def _published_rows(path: Path) -> Iterator[Row]:
             if not record[column].strip():
                 raise StimulusError(f"{where}: {column} is empty; every row needs twelve words")
         text = " ".join(record[column].lower() for column in columns)
-        yield _row(where, PUBLISHED_CONDITIONS[kind], text.strip())
+        condition = PUBLISHED_CONDITIONS[kind]
+        yield _row(where, {"condition": condition, "text": text.strip()}, CONDITIONS)
