@@ -28,17 +28,18 @@ class Selection:
 
     Attributes
     ----------
-    how : {"top", "units", "fdr"}
+    how : {"top", "units", "fdr", "fwe"}
         The `value` percent of units with the largest t (rounded down, as the paper's code does);
-        that many units; or every unit with t > 0 and q <= `value`.
+        that many units; every unit with t > 0 and q <= `value`; or every unit with t > 0 and a
+        family-wise p <= `value`, which needs permutations.
     value : float
-        A percentage, a count, or a false discovery rate.
+        A percentage, a count, a false discovery rate, or a family-wise error rate.
     within : (float, float) or None
         Draw the units at random from those between two percentiles of t, instead of the top. With
         (0, 0) the least selective units are taken.
     """
 
-    how: Literal["top", "units", "fdr"] = "top"
+    how: Literal["top", "units", "fdr", "fwe"] = "top"
     value: float = 1.0
     within: tuple[float, float] | None = None
 
@@ -49,7 +50,11 @@ class Selection:
             raise OptionError(f"a number of units is a whole number above 0, not {self.value:g}")
         if self.how == "fdr" and not 0 < self.value < 1:
             raise OptionError(f"a false discovery rate lies between 0 and 1, not at {self.value:g}")
-        if self.how == "fdr" and self.within is not None:
+        if self.how == "fwe" and not 0 < self.value < 1:
+            raise OptionError(
+                f"a family-wise error rate lies between 0 and 1, not at {self.value:g}"
+            )
+        if self.how in ("fdr", "fwe") and self.within is not None:
             raise OptionError("a percentile range needs a percentage or a number of units")
         if self.within is not None and not 0 <= self.within[0] <= self.within[1] <= 100:
             raise OptionError(
@@ -66,7 +71,7 @@ class Selection:
         OptionError
             If that is none, or more than there are.
         """
-        if self.how == "fdr":
+        if self.how in ("fdr", "fwe"):
             return None
         count = count_for_percent(n_units, self.value) if self.how == "top" else int(self.value)
         if count > n_units:
@@ -74,21 +79,46 @@ class Selection:
         return count
 
     def choose(
-        self, t: NDArray[np.float64], q: NDArray[np.float64], seed: int
+        self,
+        t: NDArray[np.float64],
+        q: NDArray[np.float64],
+        seed: int,
+        p_fwe: NDArray[np.float64] | None = None,
     ) -> NDArray[np.int64]:
         """Flat indices of the chosen units, sorted.
+
+        Parameters
+        ----------
+        t, q : array, shape [units]
+            Statistics and adjusted p-values.
+        seed : int
+            Of a random draw.
+        p_fwe : array, shape [units], optional
+            Family-wise p-values.
 
         Raises
         ------
         OptionError
-            If fewer units than asked for have a t.
+            If fewer units than asked for have a t, or family-wise p-values are needed and absent.
         """
         count = self.count(t.size)
+        if self.how == "fwe":
+            if p_fwe is None:
+                raise OptionError("choosing by family-wise p needs permutations (--permutations)")
+            return significant_units(t, p_fwe, self.value)
         if count is None:
             return significant_units(t, q, self.value)
         if self.within is not None:
             return range_units(t, *self.within, count, seed)
         return top_units(t, count)
+
+    def describe(self, seed: int) -> dict[str, str | int | float]:
+        """What a run records of it; `seed` is that of a random draw."""
+        how: dict[str, str | int | float] = {"how": self.how, "value": self.value}
+        if self.within is not None:
+            how["within"] = "{:g}-{:g}".format(*self.within)
+            how["seed"] = seed
+        return how
 
 
 def count_for_percent(n_units: int, percent: float) -> int:
