@@ -9,6 +9,7 @@ ambiguous a site keeps its ``op:`` name.
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from onnxloc.graph.anatomy_edits import without_edits
 from onnxloc.graph.anatomy_parts import (
     Attention,
     attention_parts,
@@ -85,7 +86,8 @@ def label_sites(sites: Iterable[Site], topology: Topology) -> tuple[Site, ...]:
         Of the same graph.
     """
     sites = tuple(sites)
-    labels = _labels(View({site.tensor: site for site in sites}, topology))
+    by_tensor = {site.tensor: site for site in sites}
+    labels = _labels(View(by_tensor, without_edits(by_tensor, topology)))
     out = []
     for site in sites:
         if site.tensor not in labels.names:

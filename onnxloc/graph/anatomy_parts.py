@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from onnx import NodeProto
 
 from onnxloc.graph.anatomy_view import NONLINEAR, SHAPE_OPS, View
+from onnxloc.graph.fused import shown
 
 __all__ = ["Attention", "attention_parts", "find_attention", "is_mlp", "mlp_parts"]
 
@@ -55,18 +56,13 @@ def _fused(view: View, node: NodeProto) -> Attention:
     domain = "" if node.domain == "ai.onnx" else node.domain
     inputs = [*node.input, "", "", "", ""]
     q, k, v = (name if name in view.data else None for name in inputs[:3])
-    probs = None
     if (domain, node.op_type) not in FUSED_OPEN or k is None or v is None:
         q = k = v = None
     else:
         bias = FUSED_OPEN[domain, node.op_type]
         if bias is not None and inputs[bias]:
             q = k = v = None
-    if (domain, node.op_type) == ("", "Attention") and len(node.output) > 3 and node.output[3]:
-        # Mode 3 is the only one in which this output is what the values are weighted with.
-        mode = next((a.i for a in node.attribute if a.name == "qk_matmul_output_mode"), 0)
-        probs = node.output[3] if mode == 3 else None
-    return Attention(q, k, v, probs, node.output[0])
+    return Attention(q, k, v, shown(node), node.output[0])
 
 
 def _softmax_exponent(view: View, node: NodeProto) -> str | None:
@@ -88,9 +84,10 @@ def _written_out(view: View, softmax: NodeProto, scores: str) -> list[Attention]
         if not products or node.input[0] != through:
             continue
         q = k = None
-        if len(products) == 1 and _last_axis(view, softmax, scores):
-            (product,) = products
-            q, k = _queries_and_keys(view, view.nodes[product])
+        if len(products) == 1:
+            product = view.nodes[next(iter(products))]
+            if _last_axis(view, softmax, scores, product.output[0]):
+                q, k = _queries_and_keys(view, product)
         found.append(Attention(q, k, node.input[1], probs, node.output[0]))
     return found
 
@@ -129,14 +126,16 @@ def _mixes_below(view: View, probs: str) -> list[tuple[int, str]]:
     return found
 
 
-def _last_axis(view: View, softmax: NodeProto, scores: str) -> bool:
+def _last_axis(view: View, softmax: NodeProto, scores: str, product: str) -> bool:
     """Whether a softmax runs over the last axis of the product, which is that of the keys."""
     if softmax.op_type != "Softmax":
         return True
     site = view.sites.get(softmax.output[0])
     axis = next((a.i for a in softmax.attribute if a.name == "axis"), -1)
+    # What turns a mask that is added turns no scores.
     turned = any(
-        view.nodes[view.producer[name]].op_type == "Transpose" for name in _score_path(view, scores)
+        view.nodes[view.producer[name]].op_type == "Transpose" and view.depends(name, product)
+        for name in _score_path(view, scores)
     )
     return not turned and (axis == -1 or (site is not None and axis == len(site.axes) - 1))
 

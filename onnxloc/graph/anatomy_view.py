@@ -10,7 +10,7 @@ from onnxloc.graph.topology import Topology
 
 __all__ = ["NONLINEAR", "PASS", "SHAPE_OPS", "View"]
 
-PASS = frozenset({"Identity", "Cast", "Dropout"})
+PASS = frozenset({"Identity", "Cast", "CastLike", "Dropout"})
 SHAPE_OPS = PASS | {"Reshape", "Transpose", "Expand", "Unsqueeze", "Squeeze", "Flatten"}
 NONLINEAR = frozenset({
     "Relu", "Gelu", "FastGelu", "BiasGelu", "QuickGelu", "Erf", "Tanh", "Sigmoid", "Swish", "Silu",
@@ -51,20 +51,24 @@ class View:
         """Tensors that carry values computed from an input, not only from its shape."""
         found = set(self.graph_inputs)
         for i, node in enumerate(self.nodes):
-            if node.op_type not in ("Shape", "Size") and not found.isdisjoint(
-                self.topology.reads[i]
-            ):
+            if not found.isdisjoint(self._values(i)):
                 found.update(name for name in node.output if name)
         return frozenset(found)
 
+    def _values(self, node: int) -> tuple[str, ...]:
+        """What a node reads not only for its shape or its type."""
+        proto, read = self.nodes[node], self.topology.reads[node]
+        if proto.op_type in ("Shape", "Size"):
+            return ()
+        if proto.op_type == "CastLike":
+            return tuple(name for name in read if name == proto.input[0])
+        return tuple(read)
+
     @cached_property
     def _inputs(self) -> tuple[tuple[str, ...], ...]:
-        reads = self.topology.reads
         return tuple(
-            ()
-            if node.op_type in ("Shape", "Size")
-            else tuple(name for name in reads[i] if name in self.data)
-            for i, node in enumerate(self.nodes)
+            tuple(name for name in self._values(i) if name in self.data)
+            for i in range(len(self.nodes))
         )
 
     def inputs(self, node: int) -> tuple[str, ...]:

@@ -17,25 +17,29 @@ __all__ = ["FixedEdit", "bake"]
 
 @dataclass(frozen=True, eq=False)
 class FixedEdit:
-    """What some units of a site are set to, at every token of every input.
+    """What becomes of some units of a site, at every token of every input.
 
     Attributes
     ----------
     mask : ndarray of bool, [units]
         Which units.
     values : ndarray of float, [units]
-        What they become; the others are not read.
+        What they become, or what is added to them; the others are not read.
+    scale : ndarray of float, [units], optional
+        What they are multiplied by before `values` is added. Without it they are replaced.
     """
 
     mask: NDArray[np.bool_]
     values: NDArray[Any]
+    scale: NDArray[Any] | None = None
 
 
 def bake(graph: Graph, sites: SiteTable, edits: Mapping[str, FixedEdit]) -> ModelProto:
-    """A copy of a graph in which units have fixed values.
+    """A copy of a graph in which units have fixed values, or are scaled and shifted.
 
-    Behind the node that makes an edited site stands a ``Where`` with two constants that have the
-    shape of the site, 1 along batch and tokens. It bears the site's name, so that all that read the
+    Behind the node that makes an edited site stands a ``Where`` with constants that have the
+    shape of the site, 1 along batch and tokens; before it, where units are scaled, a ``Mul`` and an
+    ``Add``. It bears the site's name, so that all that read the
     site read the edited one: other nodes, branches that capture it, the graph's outputs. Inputs and
     outputs stay as they are.
 
@@ -66,14 +70,21 @@ def bake(graph: Graph, sites: SiteTable, edits: Mapping[str, FixedEdit]) -> Mode
         for i, tensor in enumerate(node.output):
             if tensor not in constants:
                 continue
-            intact, mask, value = (
-                _free(f"{tensor}/{end}", taken) for end in ("intact", "edit_mask", "edit_value")
-            )
+            intact = _free(f"{tensor}/intact", taken)
             node.output[i] = intact
-            for name, array in zip((mask, value), constants.pop(tensor), strict=True):
-                proto.graph.initializer.append(numpy_helper.from_array(array, name))
+            names = {end: _free(f"{tensor}/edit_{end}", taken) for end in constants[tensor]}
+            for end, array in constants.pop(tensor).items():
+                proto.graph.initializer.append(numpy_helper.from_array(array, names[end]))
+            changed = names["value"]
+            if "scale" in names:
+                scaled, changed = (_free(f"{tensor}/{end}", taken) for end in ("scaled", "moved"))
+                steps = (("Mul", intact, "scale", scaled), ("Add", scaled, "value", changed))
+                for kind, source, operand, out in steps:
+                    name = _free(f"{tensor}/{kind}", taken)
+                    nodes.append(helper.make_node(kind, [source, names[operand]], [out], name=name))
             name = _free(f"{tensor}/Where", taken)
-            nodes.append(helper.make_node("Where", [mask, value, intact], [tensor], name=name))
+            inputs = [names["mask"], changed, intact]
+            nodes.append(helper.make_node("Where", inputs, [tensor], name=name))
     if constants:
         site = sites.tensor(next(iter(constants)))
         raise ModelError(f"{site.name} lies within a branch or loop, where no edit can be built in")
@@ -82,21 +93,29 @@ def bake(graph: Graph, sites: SiteTable, edits: Mapping[str, FixedEdit]) -> Mode
     return proto
 
 
-def _constants(site: Site, edit: FixedEdit) -> tuple[NDArray[np.bool_], NDArray[Any]]:
-    """The mask and the values in the shape of the site, 1 where an axis is no feature."""
+def _constants(site: Site, edit: FixedEdit) -> dict[str, NDArray[Any]]:
+    """What the edit needs, in the shape of the site, 1 where an axis is no feature."""
+    if site.body:
+        raise ModelError(f"{site.name} lies within a branch or loop, where no edit can be built in")
     if not site.units:
         raise ModelError(f"the site {site.name} has no units and cannot be edited")
-    if edit.mask.shape != (site.units,) or edit.values.shape != (site.units,):
+    parts = {"mask": edit.mask, "value": edit.values}
+    if edit.scale is not None:
+        parts["scale"] = edit.scale
+    if any(part.shape != (site.units,) for part in parts.values()):
         raise ModelError(f"the edit of {site.name} is not for its {site.units} units")
-    with np.errstate(over="ignore"):
-        values = np.where(edit.mask, edit.values, 0).astype(site.dtype)
-    if not np.isfinite(values).all():
-        raise ModelError(f"a unit of {site.name} would be set to a number that {site.dtype} lacks")
     shape = [
         size if axis is Axis.FEATURE and size is not None else 1
         for size, axis in zip(site.shape, site.axes, strict=True)
     ]
-    return edit.mask.reshape(shape), values.reshape(shape)
+    found = {"mask": edit.mask.reshape(shape)}
+    for end in parts.keys() - {"mask"}:
+        with np.errstate(over="ignore"):
+            values = np.where(edit.mask, parts[end], 0).astype(site.dtype)
+        if not np.isfinite(values).all():
+            raise ModelError(f"an edit of {site.name} takes a number that {site.dtype} lacks")
+        found[end] = values.reshape(shape)
+    return found
 
 
 def _names(proto: ModelProto) -> set[str]:

@@ -37,8 +37,16 @@ class Fragment:
             self._variables[name] = gs.Variable(name)
         return self._variables[name]
 
-    def op(self, kind: str, inputs: list[str], *, out: str | None = None, **attrs: Any) -> str:
-        """Add an operation of one output, and give that output's name."""
+    def op(
+        self,
+        kind: str,
+        inputs: list[str],
+        *,
+        out: str | None = None,
+        more: tuple[str, ...] = (),
+        **attrs: Any,
+    ) -> str:
+        """Add an operation, and give its first output's name; `more` names further outputs."""
         number = len(self._graph.nodes)
         out = out or f"{PREFIX}{self._name}.{number}"
         self._graph.nodes.append(
@@ -47,7 +55,7 @@ class Fragment:
                 name=f"{PREFIX}{self._name}/{kind}.{number}",
                 attrs=attrs,
                 inputs=[self._variable(name) for name in inputs],
-                outputs=[self._variable(out)],
+                outputs=[self._variable(name) for name in (out, *more)],
             )
         )
         return out
@@ -116,8 +124,8 @@ class Layout:
             return tensor
         return fragment.op("Reshape", [tensor, fragment.ints([0, 0, units])])
 
-    def from_rows(self, rows: str, *, out: str) -> None:
-        """Give ``[batch, tokens, units]`` the site's own shape, under the name `out`."""
+    def from_rows(self, rows: str) -> str:
+        """Give ``[batch, tokens, units]`` the site's own shape."""
         fragment = self._fragment
         if self._counts is not None:
             rows = fragment.op("Reshape", [rows, fragment.ints([-1, *self._rest])])
@@ -130,4 +138,4 @@ class Layout:
         if self._transposed:
             inverse = [self._order.index(i) for i in range(len(self._order))]
             rows = fragment.op("Transpose", [rows], perm=inverse)
-        fragment.op("Identity", [rows], out=out)
+        return rows

@@ -1,7 +1,6 @@
 """Reading a model's graph, without its weights, into a form that the rewriter can rely on."""
 
 import hashlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -16,6 +15,10 @@ from onnx import GraphProto, ModelProto, TensorProto
 from onnxloc.bundle import INFO_FILE, Bundle
 from onnxloc.errors import ModelError
 from onnxloc.folder import sha256_file
+from onnxloc.graph.limits import check_sizes
+from onnxloc.graph.operators import settle_operators
+from onnxloc.graph.scopes import settle
+from onnxloc.graph.walk import attribute_graphs, node_tensors, walk_tensors
 from onnxloc.registry import one_line
 
 __all__ = [
@@ -33,6 +36,8 @@ PREFIX = "onnxloc."
 MIN_IR = 4
 # What the rewriter adds is written in operators as they are from this version on.
 MIN_OPSET = 13
+# Before this version a Scan had a batch axis, and lengths of sequences.
+SCAN_OPSET = 9
 # What onnx's C++ code raises; not all of it has a base class but Exception.
 ONNX_ERRORS = (
     DecodeError,
@@ -72,7 +77,8 @@ class InputSpec:
 class Graph:
     """A model's graph: functions inlined, types inferred, weights left on disk.
 
-    Its operator set is 13 or newer, and no initializer is an input too.
+    Its operator set is 13 or newer, and no initializer is an input too. Nodes stand behind what
+    they read, and no two tensors share a name, those in branches and loop bodies included.
 
     Attributes
     ----------
@@ -159,35 +165,6 @@ def read_model(path: Path) -> ModelProto:
     return proto
 
 
-def attribute_graphs(node: onnx.NodeProto) -> Iterator[GraphProto]:
-    """The subgraphs of a node: branches of an If, bodies of a Loop or Scan."""
-    for attribute in node.attribute:
-        if attribute.HasField("g"):
-            yield attribute.g
-        yield from attribute.graphs
-
-
-def walk_tensors(graph: GraphProto) -> Iterator[TensorProto]:
-    """Every constant tensor of a graph and its subgraphs."""
-    yield from graph.initializer
-    for sparse in graph.sparse_initializer:
-        yield from (sparse.values, sparse.indices)
-    for node in graph.node:
-        yield from _node_tensors(node)
-
-
-def _node_tensors(node: onnx.NodeProto) -> Iterator[TensorProto]:
-    for attribute in node.attribute:
-        if attribute.HasField("t"):
-            yield attribute.t
-        yield from attribute.tensors
-        sparse = [attribute.sparse_tensor] if attribute.HasField("sparse_tensor") else []
-        for one in (*sparse, *attribute.sparse_tensors):
-            yield from (one.values, one.indices)
-    for inner in attribute_graphs(node):
-        yield from walk_tensors(inner)
-
-
 def _check_text(message: Message) -> None:
     """Raise ValueError for a text that is not UTF-8; protobuf gives such a one as bytes."""
     for kind, value in message.ListFields():
@@ -220,7 +197,7 @@ def _check_names(proto: ModelProto, path: Path) -> None:
 
 def _check_external(proto: ModelProto, bundle: Bundle) -> tuple[str, ...]:
     sizes: dict[str, int] = {}
-    in_functions = (t for f in proto.functions for node in f.node for t in _node_tensors(node))
+    in_functions = (t for f in proto.functions for node in f.node for t in node_tensors(node))
     for tensor in (*walk_tensors(proto.graph), *in_functions):
         if tensor.data_location != TensorProto.EXTERNAL:
             continue
@@ -288,8 +265,15 @@ def _recorded(bundle: Bundle, name: str) -> str | None:
 
 def _normalised(proto: ModelProto, path: Path) -> ModelProto:
     proto = _raise_versions(_inline(proto, path), path)
-    _name_nodes_apart(proto.graph)
-    return _inferred(proto)
+    try:
+        settle_operators(proto)
+        settle(proto.graph)
+        _name_nodes_apart(proto.graph)
+        proto = _inferred(proto)
+        check_sizes(proto.graph)
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from error
+    return proto
 
 
 def _name_nodes_apart(graph: GraphProto) -> None:
@@ -310,7 +294,9 @@ def _name_nodes_apart(graph: GraphProto) -> None:
 
 def _inferred(proto: ModelProto) -> ModelProto:
     try:
-        return onnx.shape_inference.infer_shapes(proto, strict_mode=False, data_prop=True)
+        # With data_prop, onnx keeps a record of each element of a one-dimensional tensor: 13 s and
+        # 4.6 GB for 2**24 of them, and the size need only be claimed.
+        return onnx.shape_inference.infer_shapes(proto, strict_mode=False, data_prop=False)
     except ONNX_ERRORS:
         # Types that inference cannot give are found by running the graph (see runtime.probe).
         return proto
@@ -319,7 +305,17 @@ def _inferred(proto: ModelProto) -> ModelProto:
 def _raise_versions(proto: ModelProto, path: Path) -> ModelProto:
     if proto.ir_version < MIN_IR:
         proto.ir_version = MIN_IR
+    used = {entry.domain for entry in proto.opset_import}
+    used |= {node.domain for node in proto.graph.node}
+    if used.isdisjoint(("", "ai.onnx")):
+        # All operators are of other domains; what the rewriter adds is not.
+        proto.opset_import.add(domain="", version=MIN_OPSET)
     if _opset(proto) < MIN_OPSET:
+        if _opset(proto) < SCAN_OPSET and any(n.op_type == "Scan" for n in proto.graph.node):
+            raise ModelError(
+                f"{path} has a Scan as operator set 8 had it, which no newer one has; export the "
+                f"model again with operator set {SCAN_OPSET} or newer"
+            )
         try:
             proto = onnx.version_converter.convert_version(proto, MIN_OPSET)
         except ONNX_ERRORS as error:
@@ -381,5 +377,6 @@ def _since(op: str, domain: str, version: int) -> int | None:
     """The version in which an operator took its present form; None if onnx does not know it."""
     try:
         return int(onnx.defs.get_schema(op, version, domain).since_version)
-    except onnx.defs.SchemaError:
+    except (onnx.defs.SchemaError, TypeError):
+        # TypeError: a version that does not fit 32 bits.
         return None

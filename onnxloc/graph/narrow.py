@@ -1,20 +1,31 @@
-"""Narrowing: where only the last token of each row is read, only the last token is computed.
+"""Narrowing: where only some tokens are read, only these are computed.
 
 Behind the last mixing of tokens a network works on each token by itself. If all that is read there
-is pooled by "last", gathering that token before those operations gives the same values and saves
-most of their work: the whole product with the vocabulary, for one.
+is read at the last token, or at given positions, gathering these before those operations gives the
+same values and saves most of their work: the whole product with the vocabulary, for one.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
+from onnxloc.graph.load import PREFIX as NEW
+from onnxloc.graph.load import InputSpec
+from onnxloc.graph.plan import Plan
 from onnxloc.graph.sites import Axis, Site
+from onnxloc.graph.subgraphs import find_bodies
 from onnxloc.graph.topology import Topology
 
-__all__ = ["narrow"]
+__all__ = ["INDICES", "LAST_INDEX", "POSITIONS", "narrow", "narrow_plan"]
 
+LAST_INDEX = f"{NEW}last_index"
+POSITIONS = f"{NEW}positions"
+# Inputs that say which tokens are read: the last one of each row; the row and token of each.
+INDICES: dict[str, tuple[int, list[int | str]]] = {
+    LAST_INDEX: (TensorProto.INT64, ["onnxloc.batch"]),
+    POSITIONS: (TensorProto.INT64, ["onnxloc.positions", 2]),
+}
 PREFIX = "onnxloc.narrow."
 ELEMENTWISE = {
     "Abs", "Add", "BiasGelu", "Cast", "Ceil", "Clip", "Cos", "Div", "Elu", "Erf", "Exp",
@@ -27,14 +38,60 @@ ROW_NORMS = {"LayerNormalization", "RMSNormalization", "SimplifiedLayerNormaliza
 REDUCTIONS = {"ReduceMean", "ReduceSum", "ReduceMax", "ReduceL2", "ReduceSumSquare"}
 
 
+def narrow_plan(
+    proto: ModelProto, sites: Sequence[Site], plan: Plan, inputs: Iterable[InputSpec]
+) -> dict[str, frozenset[str]]:
+    """Narrow a model to what a plan reads.
+
+    Parameters
+    ----------
+    proto : onnx.ModelProto
+        The model; changed in place.
+    sites : sequence of Site
+        Its sites.
+    plan : Plan
+        The plan.
+    inputs : iterable of InputSpec
+        The model's inputs.
+
+    Returns
+    -------
+    dict of str to frozenset of str
+        For each index of `INDICES`, the tensors that are now of its tokens alone.
+    """
+    found: dict[str, frozenset[str]] = dict.fromkeys(INDICES, frozenset())
+    # Keys and values of earlier tokens have four axes, and a fixed number of heads there.
+    flat = [spec for spec in inputs if len(spec.dims) != 4]
+    if any(isinstance(size, int) for spec in flat for size in spec.dims[1:2]):
+        # Where the length is fixed, a constant may have a token axis: a table of positions.
+        return found
+    reads = [(head.at, head.logits) for head in plan.heads]
+    reads += [("last" if tap.pool == "last" else "all", tap.site) for tap in plan.taps]
+    taken = {at: {name for kind, name in reads if kind == at} for at in ("last", "given", "all")}
+    taken["all"] |= {edit.site for edit in plan.edits} | set(plan.outputs) | set(plan.given)
+    inside = {site.tensor: site.body for site in sites if site.body}
+    bodies = find_bodies(proto) if inside else {}
+    for name in set[str]().union(*taken.values()) & inside.keys():
+        # Narrowing sees the model's own graph: the node that holds the body.
+        for tensors in taken.values():
+            tensors.discard(name)
+        taken["all"].update(out for out in bodies[inside[name]].chain[0].node.output if out)
+    for index, at, other in ((LAST_INDEX, "last", "given"), (POSITIONS, "given", "last")):
+        whole = taken["all"] | taken[other]
+        found[index] = narrow(proto, sites, taken[at], whole, index, pairs=index == POSITIONS)
+    return found
+
+
 def narrow(
     proto: ModelProto,
     sites: Iterable[Site],
-    taken_last: Iterable[str],
+    taken: Iterable[str],
     taken_whole: Iterable[str],
-    last_index: str,
+    index: str,
+    *,
+    pairs: bool = False,
 ) -> frozenset[str]:
-    """Compute for the last token alone whatever is read for the last token alone.
+    """Compute for some tokens alone whatever is read of these tokens alone.
 
     Parameters
     ----------
@@ -42,23 +99,26 @@ def narrow(
         The model; changed in place. Its nodes are in topological order.
     sites : iterable of Site
         Its sites.
-    taken_last, taken_whole : iterable of str
-        Tensors of which the last token is read, and of which everything is.
-    last_index : str
-        The input ``[batch]`` that holds the index of each row's last token; the caller declares it.
+    taken, taken_whole : iterable of str
+        Tensors of which these tokens are read, and of which everything is.
+    index : str
+        The input that says which: ``[batch]``, one token of each row. With `pairs`, ``[n, 2]``: the
+        row and the token of each. The caller declares it.
+    pairs : bool
+        Which of the two `index` is.
 
     Returns
     -------
     frozenset of str
-        The tensors that now have one token: ``[batch, 1, ...]``.
+        The tensors that now have one token: ``[batch, 1, ...]``, or ``[n, 1, ...]``.
     """
     by_name = {site.tensor: site for site in sites}
     topology = Topology(proto)
-    chosen = _nodes(topology, by_name, set(taken_last), set(taken_whole))
+    chosen = _nodes(topology, by_name, set(taken), set(taken_whole))
     if not chosen:
         return frozenset()
     made = {name for i in chosen for name in topology.nodes[i].output}
-    gathers = _Gathers(last_index)
+    gathers = _Gathers(index, pairs=pairs)
     rewritten: list[NodeProto] = []
     for i, node in enumerate(topology.nodes):
         if i in chosen:
@@ -73,10 +133,10 @@ def narrow(
 
 
 def _nodes(
-    topology: Topology, sites: dict[str, Site], last: set[str], whole: set[str]
+    topology: Topology, sites: dict[str, Site], taken: set[str], whole: set[str]
 ) -> frozenset[int]:
-    """Nodes whose every use is of the last token."""
-    needed = topology.ancestors(last | whole) | last | whole
+    """Nodes whose every use is of the tokens taken."""
+    needed = topology.ancestors(taken | whole) | taken | whole
     chosen: set[int] = set()
     for i in reversed(range(len(topology.nodes))):
         node = topology.nodes[i]
@@ -134,26 +194,29 @@ def _constant(topology: Topology, name: str) -> list[int] | None:
 
 
 class _Gathers:
-    """Nodes that take the last token of a tensor ``[batch, tokens, ...]``: ``[batch, 1, ...]``."""
+    """Nodes that take some tokens of a tensor ``[batch, tokens, ...]``, each as a row of one."""
 
-    def __init__(self, last_index: str) -> None:
-        self._last_index = last_index
+    def __init__(self, index: str, *, pairs: bool) -> None:
+        self._given = index
+        self._pairs = pairs
+        self._prefix = f"{PREFIX}pairs." if pairs else PREFIX
         self._done: dict[str, str] = {}
-        self._axes = f"{PREFIX}axes"
-        self._index = f"{PREFIX}index"
+        self._axes = f"{self._prefix}axes"
+        self._index = f"{self._prefix}index"
 
     def of(self, tensor: str, nodes: list[NodeProto]) -> str:
         """Name of the gathered tensor; nodes that make it are appended when it is new."""
         if not self._done:
-            inputs = [self._last_index, self._axes]
+            inputs = [self._given, self._axes]
             nodes.append(helper.make_node("Unsqueeze", inputs, [self._index], name=self._index))
         if tensor not in self._done:
-            name = f"{PREFIX}{len(self._done)}"
-            inputs = [tensor, self._index]
-            nodes.append(helper.make_node("GatherND", inputs, [name], name=name, batch_dims=1))
+            name = f"{self._prefix}{len(self._done)}"
+            inputs, rows = [tensor, self._index], int(not self._pairs)
+            nodes.append(helper.make_node("GatherND", inputs, [name], name=name, batch_dims=rows))
             self._done[tensor] = name
         return self._done[tensor]
 
     def constants(self) -> list[TensorProto]:
-        """What the nodes need: an index ``[batch, 1, 1]`` is one gathered token of each row."""
-        return [numpy_helper.from_array(np.array([1, 2], dtype=np.int64), self._axes)]
+        """What the nodes need: an index ``[batch, 1, 1]`` or ``[n, 1, 2]`` gathers rows of one."""
+        axes = [1] if self._pairs else [1, 2]
+        return [numpy_helper.from_array(np.array(axes, dtype=np.int64), self._axes)]

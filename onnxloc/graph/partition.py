@@ -1,11 +1,15 @@
-"""Cutting a graph in two: what lies before the first edit need be run only once."""
+"""Cutting a graph in two: what lies before a tensor need be run only once."""
 
 from collections.abc import Iterable
 
+from onnx import NodeProto
+
+from onnxloc.errors import OptionError
+from onnxloc.graph.plan import Plan
 from onnxloc.graph.sites import Axis, Site, SiteTable
 from onnxloc.graph.topology import Topology
 
-__all__ = ["late_cut"]
+__all__ = ["check_cut", "late_cut"]
 
 HEAVY = {
     "Attention", "Conv", "ConvTranspose", "FusedMatMul", "Gemm", "GroupQueryAttention", "MatMul",
@@ -59,3 +63,106 @@ def _heavy(topology: Topology, wanted: str, *, stop: Iterable[str]) -> int:
         node.op_type in HEAVY and any(name in needed for name in node.output)
         for node in topology.nodes
     )
+
+
+def check_cut(topology: Topology, sites: SiteTable, cut: Site, plan: Plan) -> None:
+    """Refuse a cut that does not part a graph into what lies before a site and what lies behind it.
+
+    What the rest needs beside the site is computed anew: masks, positions, whatever takes no
+    product with a weight. Where it takes one, another path leads past the site.
+
+    Parameters
+    ----------
+    topology : Topology
+        Of the graph.
+    sites : SiteTable
+        Its sites.
+    cut : Site
+        Where it is cut.
+    plan : Plan
+        What is read and changed behind the cut.
+
+    Raises
+    ------
+    OptionError
+        If something that the plan reads does not follow from the site, an edit lies before it, or
+        another tensor crosses the cut.
+    """
+    if cut.body or cut.axes != (Axis.BATCH, Axis.TOKEN, Axis.FEATURE):
+        raise OptionError(
+            f"a graph is cut at a tensor [batch, tokens, features], and {cut.name} is none; cut it "
+            "at a block's output"
+        )
+    behind = topology.descendants([cut.tensor]) | {cut.tensor}
+    before = topology.ancestors([cut.tensor])
+    wanted = [tap.site for tap in plan.taps] + [head.logits for head in plan.heads]
+    top_level = topology.producer.keys()
+    for name in (*wanted, *plan.outputs):
+        if name in top_level and name not in behind:
+            raise OptionError(
+                f"{_name(sites, name)} does not follow from {cut.name}; read it in a plan of its "
+                "own, or cut earlier"
+            )
+    for edit in plan.edits:
+        if edit.site in before:
+            raise OptionError(
+                f"{_name(sites, edit.site)} lies before the cut at {cut.name}, so an edit there "
+                "would do nothing; cut earlier"
+            )
+    needed = _needed(topology, [name for name in (*wanted, *plan.outputs) if name], {cut.tensor})
+    crossing = _crossing(topology, before - {cut.tensor}, needed)
+    if crossing:
+        names = ", ".join(_name(sites, name) for name in crossing)
+        raise OptionError(
+            f"a cut at {cut.name} leaves other ways from the inputs to what is read: {names}; cut "
+            "where all that lies behind goes through one tensor, as through a block's output"
+        )
+
+
+def _needed(topology: Topology, wanted: Iterable[str], given: set[str]) -> set[str]:
+    """The tensors that `wanted` are computed from where some are given."""
+    wanted = set(wanted)
+    return set((topology.ancestors(wanted, stop=given) | wanted) - given)
+
+
+def _crossing(topology: Topology, before: set[str] | frozenset[str], needed: set[str]) -> list[str]:
+    """Tensors before a cut, of some work, that operations behind it read."""
+    found = []
+    for i, node in enumerate(topology.nodes):
+        made = {name for name in node.output if name}
+        if made.isdisjoint(needed) or not made.isdisjoint(before):
+            continue
+        found += [name for name in topology.reads[i] if name in before and name not in found]
+    worked = {
+        name
+        for i, node in enumerate(topology.nodes)
+        if _is_work(topology, i)
+        for name in node.output
+    }
+    return [
+        name
+        for name in found
+        if name in worked or not worked.isdisjoint(topology.ancestors([name]))
+    ]
+
+
+def _is_work(topology: Topology, number: int) -> bool:
+    """Whether a node is a product that depends on the inputs, and not one with a mere vector.
+
+    Rotary positions are often written as a product with a vector of frequencies.
+    """
+    node = topology.nodes[number]
+    reads = topology.reads[number]
+    if node.op_type not in HEAVY or not any(name in topology.dynamic for name in reads):
+        return False
+    sizes = {tensor.name: tensor.dims for tensor in topology.proto.graph.initializer}
+    return not any(sum(size > 1 for size in sizes.get(name, (2, 2))) < 2 for name in _factors(node))
+
+
+def _factors(node: NodeProto) -> list[str]:
+    return list(node.input[:2])
+
+
+def _name(sites: SiteTable, tensor: str) -> str:
+    """How a tensor is called."""
+    return next((site.name for site in sites if site.tensor == tensor), f"the tensor {tensor}")

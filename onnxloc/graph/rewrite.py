@@ -5,27 +5,31 @@ is spliced into the protobuf here: carried through graphsurgeon, the model itsel
 nodes' metadata and fail on optional types. The weights are neither copied nor read.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
-from onnx import ModelProto, TensorProto, ValueInfoProto, helper
+from onnx import GraphProto, ModelProto, TensorProto, helper
 
 from onnxloc.errors import ModelError
 from onnxloc.graph.fragment import Fragment, Layout
+from onnxloc.graph.fused import is_shown, show
+from onnxloc.graph.heads import HeadWriter, head_outputs
+from onnxloc.graph.lift import Lifter
 from onnxloc.graph.load import PREFIX, Graph
-from onnxloc.graph.narrow import narrow
-from onnxloc.graph.plan import Edit, Plan, Tap
+from onnxloc.graph.narrow import INDICES, LAST_INDEX, narrow_plan
+from onnxloc.graph.plan import Edit, Head, Plan, Tap
+from onnxloc.graph.prune import keep_outputs, prune
 from onnxloc.graph.sites import Axis, Site, SiteTable
-from onnxloc.graph.topology import Topology
-from onnxloc.registry import did_you_mean
+from onnxloc.graph.subgraphs import Body
+from onnxloc.graph.turns import inner_site, operand_of_turn
 
 __all__ = ["Instrumented", "instrument"]
 
-LAST_INDEX = f"{PREFIX}last_index"
 TOKEN_MASK = f"{PREFIX}token_mask"
-TARGETS = f"{PREFIX}targets"
-LOGPROBS = f"{PREFIX}logprobs"
+# What half precision is read as: numpy has no bfloat16, and onnxruntime computes little in it.
+READ_AS_SINGLE = ("float16", "bfloat16")
 
 
 @dataclass(frozen=True)
@@ -44,9 +48,13 @@ class Instrumented:
         The output that carries each tap.
     edit_inputs : mapping of str to tuple of str
         For each edited site's tensor, the inputs that its edit takes: ``(mask, value)`` for
-        "replace", ``(mask, scale, shift)`` for "affine".
+        "replace" and "whole", ``(mask, scale, shift)`` for "affine".
     given_inputs : mapping of str to str
         For each given tensor, the input that takes it.
+    whole : mapping of str to int or None
+        Outputs that carry a tensor as it is, for it has no units; and where its batch axis is.
+    kept : mapping of str to str
+        For each output of the original graph that the plan keeps, the output that carries it.
     """
 
     graph: Graph
@@ -55,6 +63,8 @@ class Instrumented:
     tap_outputs: Mapping[Tap, str]
     edit_inputs: Mapping[str, tuple[str, ...]]
     given_inputs: Mapping[str, str]
+    whole: Mapping[str, int | None]
+    kept: Mapping[str, str]
 
     @property
     def input_names(self) -> frozenset[str]:
@@ -74,59 +84,89 @@ def instrument(graph: Graph, sites: SiteTable, plan: Plan) -> Instrumented:
     """
     proto = ModelProto()
     proto.CopyFrom(graph.proto)
-    writer = _Writer(graph, proto, sites)
-    writer.narrow(plan)
+    show(proto, {tap.site for tap in plan.taps if is_shown(tap.site)})
+    writer = _Writer(graph, proto, sites, narrow_plan(proto, sites, plan, graph.inputs))
     edit_inputs = {edit.site: writer.edit(edit) for edit in plan.edits}
     given_inputs = {name: writer.give(i, name) for i, name in enumerate(plan.given)}
     tap_outputs = {tap: writer.tap(tap) for tap in plan.taps}
-    if plan.head is not None:
-        writer.target_logprobs(plan.head.logits)
+    for head in plan.heads:
+        writer.head(head)
+    kept = {name: writer.keep(name) for name in plan.outputs}
     writer.splice()
-    outputs = [*tap_outputs.values(), *([LOGPROBS] if plan.head else []), *plan.outputs]
-    _keep_outputs(proto, outputs, writer.output_types)
-    _prune(proto)
-    return Instrumented(graph, plan, proto, tap_outputs, edit_inputs, given_inputs)
+    heads = [out for head in plan.heads for out in head_outputs(head)]
+    outputs = [*tap_outputs.values(), *heads, *kept.values()]
+    keep_outputs(proto, outputs, writer.output_types)
+    prune(proto)
+    return Instrumented(
+        graph, plan, proto, tap_outputs, edit_inputs, given_inputs, writer.whole, kept
+    )
 
 
 class _Writer:
     """Writes the new operations of one plan, then splices them into the model."""
 
-    def __init__(self, graph: Graph, proto: ModelProto, sites: SiteTable) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        proto: ModelProto,
+        sites: SiteTable,
+        narrowed: Mapping[str, frozenset[str]],
+    ) -> None:
         self.graph = graph
         self.proto = proto
         self.sites = sites
         self.output_types: dict[str, int] = {}
         self.renamed: dict[str, str] = {}
-        self.narrowed: frozenset[str] = frozenset()
+        self.narrowed = narrowed
         # One fragment for what is given, one for what follows the nodes of the model, and one for
         # each edit, which must stand right behind the node whose output it changes.
         self.front = Fragment(graph.opset, "front")
         self.tail = Fragment(graph.opset, "tail")
         self.edits: dict[str, Fragment] = {}
         self.inputs: dict[str, tuple[int, list[int | str]]] = {}
+        self.heads = HeadWriter(self.tail, graph.opset, self.inputs)
+        for index, tensors in narrowed.items():
+            if tensors:
+                self.inputs[index] = INDICES[index]
+        self.whole: dict[str, int | None] = {}
+        self.outputs = {value.name: value for value in graph.proto.graph.output}
 
-    # --- narrowing -----------------------------------------------------------------------------
+    @cached_property
+    def lifter(self) -> Lifter:
+        """What carries tensors out of bodies; made when the first is wanted, behind narrowing."""
+        return Lifter(self.proto, self.front, self.sizes)
 
-    def narrow(self, plan: Plan) -> None:
-        """Compute only the last token of what only the last token is read of."""
-        # Keys and values of earlier tokens have four axes, and a fixed number of heads there.
-        inputs = [spec for spec in self.graph.inputs if len(spec.dims) != 4]
-        if any(isinstance(size, int) for spec in inputs for size in spec.dims[1:2]):
-            # Where the length is fixed, a constant may have a token axis: a table of positions.
-            return
-        last = {tap.site for tap in plan.taps if tap.pool == "last"}
-        whole = {tap.site for tap in plan.taps if tap.pool != "last"}
-        whole |= {edit.site for edit in plan.edits} | set(plan.outputs) | set(plan.given)
-        if plan.head is not None:
-            whole.add(plan.head.logits)
-        self.narrowed = narrow(self.proto, self.sites, last, whole, LAST_INDEX)
-        if self.narrowed:
-            self.inputs[LAST_INDEX] = (TensorProto.INT64, ["onnxloc.batch"])
+    def sizes(self) -> str:
+        """Batch and length, for what stands in for a branch that does not run."""
+        ids = (TensorProto.INT32, TensorProto.INT64)
+        if any(len(spec.dims) == 2 and spec.dtype in ids for spec in self.graph.inputs):
+            return self.counts(self.front)
+        # A model of no text takes no token mask. Its first axes are the batch, all others of no
+        # fixed size are as long as each other: so it was probed.
+        return self.front.once("sizes", "Concat", [self.size(0), self.size(1)], axis=0)
+
+    def size(self, axis: int) -> str:
+        """The size of one axis of the inputs; 1 if none has it."""
+        for spec in self.graph.inputs:
+            if len(spec.dims) > axis and not isinstance(spec.dims[axis], int):
+                shape = self.front.once(f"shape of {spec.name}", "Shape", [spec.name])
+                ends = [self.front.ints([axis]), self.front.ints([axis + 1])]
+                return self.front.once(f"size {axis}", "Slice", [shape, *ends])
+        fixed = [d for spec in self.graph.inputs for d in spec.dims[axis : axis + 1]]
+        return self.front.ints([size if isinstance(size := next(iter(fixed), 1), int) else 1])
 
     # --- edits ---------------------------------------------------------------------------------
 
     def edit(self, edit: Edit) -> tuple[str, ...]:
         site = self.sites.tensor(edit.site)
+        if is_shown(site.tensor):
+            raise ModelError(
+                f"{site.name} can be read and not changed: attention is one operation, and nothing "
+                "reads the probabilities that it puts out; export the model with attention written "
+                "out to change them"
+            )
+        if edit.form == "whole":
+            return self.edit_whole(site)
         if not site.units:
             raise ModelError(f"the site {site.name} has no units and cannot be edited")
         number = len(self.edits)
@@ -134,40 +174,82 @@ class _Writer:
         raw = f"{PREFIX}edit.{number}.raw"
         self.renamed[site.tensor] = raw
         self.edits[site.tensor] = fragment
-        dtype = helper.np_dtype_to_tensor_dtype(np.dtype(site.dtype))
-        layout = Layout(fragment, site, self.token_counts(fragment, site))
+        # The few operations here are not worth a type that onnxruntime has almost none for.
+        name = "float32" if site.dtype == "bfloat16" else site.dtype
+        dtype = helper.np_dtype_to_tensor_dtype(np.dtype(name))
+        loops = self.loops(site)
+        inner = inner_site(site, loops)
+        layout = Layout(fragment, inner, self.token_counts(fragment, inner))
 
-        def operand(name: str, elem_type: int) -> str:
-            full = f"{PREFIX}edit.{number}.{name}"
+        def operand(kind: str, elem_type: int) -> tuple[str, str]:
+            full = f"{PREFIX}edit.{number}.{kind}"
             dims: list[int | str] = [f"{full}.batch", f"{full}.tokens", site.units]
             self.inputs[full] = (elem_type, dims)
-            return full
+            return full, operand_of_turn(self.front, fragment, full, site, loops)
 
-        x = layout.to_rows(raw)
-        mask = operand("mask", TensorProto.BOOL)
+        x = raw
+        if name != site.dtype:
+            x = fragment.op("Cast", [x], to=dtype)
+        row = len(inner.axes) > len(site.axes) - len(loops)
+        if row:
+            x = fragment.op("Unsqueeze", [x, fragment.ints([0])])
+        x = layout.to_rows(x)
+        mask, chosen = operand("mask", TensorProto.BOOL)
         if edit.form == "replace":
-            value = operand("value", dtype)
-            y = fragment.op("Where", [mask, value, x])
+            value, new = operand("value", dtype)
+            y = fragment.op("Where", [chosen, new, x])
             used: tuple[str, ...] = (mask, value)
         else:
-            scale, shift = operand("scale", dtype), operand("shift", dtype)
-            zero = fragment.constant(np.zeros((), dtype=site.dtype))
-            scaled = fragment.op("Mul", [x, scale])
-            y = fragment.op("Add", [fragment.op("Where", [mask, zero, scaled]), shift])
+            (scale, factor), (shift, term) = operand("scale", dtype), operand("shift", dtype)
+            zero = fragment.constant(np.zeros((), dtype=name))
+            scaled = fragment.op("Mul", [x, factor])
+            y = fragment.op("Add", [fragment.op("Where", [chosen, zero, scaled]), term])
             used = (mask, scale, shift)
-        layout.from_rows(y, out=site.tensor)
+        y = layout.from_rows(y)
+        if row:
+            y = fragment.op("Squeeze", [y, fragment.ints([0])])
+        if name != site.dtype:
+            y = fragment.op("Cast", [y], to=TensorProto.BFLOAT16)
+        fragment.op("Identity", [y], out=site.tensor)
         return used
+
+    def edit_whole(self, site: Site) -> tuple[str, ...]:
+        """An edit whose operands have the tensor's own axes: of these only the number is needed."""
+        number = len(self.edits)
+        fragment = Fragment(self.graph.opset, f"edit{number}")
+        x = self.renamed[site.tensor] = f"{PREFIX}edit.{number}.raw"
+        self.edits[site.tensor] = fragment
+        half = site.dtype == "bfloat16"
+        dtype = helper.np_dtype_to_tensor_dtype(np.dtype("float32" if half else site.dtype))
+        rank = len(site.axes) - len(self.loops(site))
+        mask, value = (f"{PREFIX}edit.{number}.{kind}" for kind in ("mask", "value"))
+        for name, elem_type in ((mask, TensorProto.BOOL), (value, dtype)):
+            self.inputs[name] = (elem_type, [f"{name}.{axis}" for axis in range(rank)])
+        if half:
+            x = fragment.op("Cast", [x], to=dtype)
+        y = fragment.op("Where", [mask, value, x])
+        to = TensorProto.BFLOAT16 if half else dtype
+        fragment.op("Cast", [y], out=site.tensor, to=to)
+        return mask, value
+
+    def loops(self, site: Site) -> tuple[Body, ...]:
+        """The loops that a site lies in, the outermost first."""
+        if not site.body:
+            return ()
+        return tuple(body for body in self.lifter.body(site).chain if body.is_loop)
 
     # --- given tensors -------------------------------------------------------------------------
 
     def give(self, number: int, tensor: str) -> str:
         site = self.sites.tensor(tensor)
-        if site.axes != (Axis.BATCH, Axis.TOKEN, Axis.FEATURE):
+        if site.body or site.axes != (Axis.BATCH, Axis.TOKEN, Axis.FEATURE):
             raise ModelError(f"{site.name} is not [batch, tokens, features] and cannot be given")
         name = f"{PREFIX}given.{number}"
-        dtype = helper.np_dtype_to_tensor_dtype(np.dtype(site.dtype))
+        half = site.dtype == "bfloat16"
+        dtype = helper.np_dtype_to_tensor_dtype(np.dtype("float32" if half else site.dtype))
         self.inputs[name] = (dtype, ["onnxloc.batch", "onnxloc.tokens", site.units])
-        self.front.op("Identity", [name], out=self.renamed.get(tensor, tensor))
+        to = TensorProto.BFLOAT16 if half else dtype
+        self.front.op("Cast", [name], out=self.renamed.get(tensor, tensor), to=to)
         # What the graph computes there is left to be pruned.
         self.renamed[tensor] = f"{name}.unused"
         return name
@@ -176,22 +258,33 @@ class _Writer:
 
     def tap(self, tap: Tap) -> str:
         site = self.sites.tensor(tap.site)
-        if not site.units:
-            raise ModelError(f"the site {site.name} has no units and cannot be pooled")
+        if not site.units and tap.pool != "none":
+            raise ModelError(
+                f"the site {site.name} has no units and cannot be pooled; it can be read whole, "
+                "with the pooling 'none'"
+            )
         out = f"{PREFIX}tap.{len(self.output_types)}"
-        fragment = self.tail
-        source = site.tensor
+        source = self.single(site)
+        if site.units:
+            source = self.pool(tap, site, source)
+        else:
+            self.whole[out] = site.axes.index(Axis.BATCH) if Axis.BATCH in site.axes else None
+        self.tail.op("Identity", [source], out=out)
         wide = site.dtype == "float64"
-        if site.dtype == "float16":
-            source = fragment.op("Cast", [source], to=TensorProto.FLOAT)
-        pooled = self.pool(tap, site, source)
-        fragment.op("Identity", [pooled], out=out)
         self.output_types[out] = TensorProto.DOUBLE if wide else TensorProto.FLOAT
         return out
 
+    def single(self, site: Site) -> str:
+        """A site in the model's own graph, with at least single precision."""
+        if site.body:
+            return self.lifter.lift(site)
+        if site.dtype in READ_AS_SINGLE:
+            return self.tail.op("Cast", [site.tensor], to=TensorProto.FLOAT)
+        return site.tensor
+
     def pool(self, tap: Tap, site: Site, source: str) -> str:
         fragment = self.tail
-        if site.tensor in self.narrowed:
+        if site.tensor in self.narrowed[LAST_INDEX]:
             return fragment.op("Reshape", [source, fragment.ints([0, site.units])])
         heads = (Axis.BATCH, Axis.FEATURE, Axis.TOKEN, Axis.FEATURE)
         if tap.pool == "last" and site.axes == heads:
@@ -228,8 +321,8 @@ class _Writer:
         return fragment.op("ReduceMax", [tensor], axes=[1], keepdims=0)
 
     def last_index(self, heads: int | None = None) -> str:
-        self.inputs[LAST_INDEX] = (TensorProto.INT64, ["onnxloc.batch"])
         fragment = self.tail
+        self.inputs[LAST_INDEX] = INDICES[LAST_INDEX]
         rows = fragment.once("last", "Unsqueeze", [LAST_INDEX, fragment.ints([1])])
         if heads is None:
             return rows
@@ -251,75 +344,58 @@ class _Writer:
         """Batch and length as a tensor, for sites in which both are one axis."""
         if Axis.MERGED not in site.axes:
             return None
+        return self.counts(fragment)
+
+    def counts(self, fragment: Fragment) -> str:
+        """A tensor that holds batch and length."""
         self.inputs[TOKEN_MASK] = (TensorProto.BOOL, ["onnxloc.batch", "onnxloc.tokens"])
         return fragment.once("shape", "Shape", [TOKEN_MASK])
 
     # --- heads ---------------------------------------------------------------------------------
 
-    def target_logprobs(self, logits: str) -> None:
-        site = self.sites.tensor(logits)
-        if site.axes != (Axis.BATCH, Axis.TOKEN, Axis.FEATURE):
-            raise ModelError(f"{site.name} is not [batch, tokens, vocabulary]")
-        self.inputs[TARGETS] = (TensorProto.INT64, ["onnxloc.batch", "onnxloc.tokens"])
-        fragment = self.tail
-        source = site.tensor
-        if site.dtype == "float16":
-            source = fragment.op("Cast", [source], to=TensorProto.FLOAT)
-        logprobs = fragment.op("LogSoftmax", [source], axis=-1)
-        targets = fragment.op("Unsqueeze", [TARGETS, fragment.ints([2])])
-        chosen = fragment.op("GatherElements", [logprobs, targets], axis=2)
-        fragment.op("Squeeze", [chosen, fragment.ints([2])], out=LOGPROBS)
-        wide = site.dtype == "float64"
-        self.output_types[LOGPROBS] = TensorProto.DOUBLE if wide else TensorProto.FLOAT
+    def head(self, head: Head) -> None:
+        site = self.sites.tensor(head.logits)
+        source = self.lifter.lift(site) if site.body else site.tensor
+        self.output_types |= self.heads.write(head, site, source, self.narrowed)
+
+    # --- kept outputs --------------------------------------------------------------------------
+
+    def keep(self, name: str) -> str:
+        """The output that carries an output of the model: bfloat16, which numpy lacks, as single.
+
+        A tensor that is an input, too, is what is fed.
+        """
+        known = self.outputs.get(name)
+        if known is None or known.type.tensor_type.elem_type != TensorProto.BFLOAT16:
+            return name
+        out = f"{PREFIX}kept.{len(self.output_types)}"
+        self.tail.op("Cast", [name], out=out, to=TensorProto.FLOAT)
+        self.output_types[out] = TensorProto.FLOAT
+        return out
 
     # --- splicing ------------------------------------------------------------------------------
 
     def splice(self) -> None:
+        edited = {self.sites.tensor(name).body for name in self.edits} - {""}
+        # The innermost first: what is put into a graph anew is a copy.
+        for name in sorted(edited, key=lambda name: -len(self.lifter.bodies[name].chain)):
+            self.put_edits(self.lifter.bodies[name].graph)
         body = self.proto.graph
-        nodes = list(body.node)
-        del body.node[:]
-        self.front.append_to(body)
-        for node in nodes:
-            changed = [name for name in node.output if name in self.edits]
-            for i, name in enumerate(node.output):
-                node.output[i] = self.renamed.get(name, name)
-            body.node.append(node)
-            for name in changed:
-                self.edits[name].append_to(body)
+        self.put_edits(body, self.front)
         self.tail.append_to(body)
         for name, (elem_type, dims) in self.inputs.items():
             body.input.append(helper.make_tensor_value_info(name, elem_type, dims))
 
-
-def _keep_outputs(proto: ModelProto, names: Sequence[str], types: Mapping[str, int]) -> None:
-    known = {value.name: value for value in proto.graph.output}
-    kept: list[ValueInfoProto] = []
-    for name in names:
-        if name in types:
-            kept.append(helper.make_tensor_value_info(name, types[name], None))
-        elif name in known:
-            kept.append(known[name])
-        else:
-            hint = did_you_mean(name, known)
-            raise ModelError(f"the model has no output {name!r}{hint}")
-    del proto.graph.output[:]
-    proto.graph.output.extend(kept)
-
-
-def _prune(proto: ModelProto) -> None:
-    """Drop nodes, inputs and weights that no output needs."""
-    topology = Topology(proto)
-    wanted = [value.name for value in proto.graph.output]
-    needed = topology.ancestors(wanted) | set(wanted)
-    body = proto.graph
-    nodes = [node for node in topology.nodes if needed.intersection(node.output)]
-    inputs = [value for value in body.input if value.name in needed]
-    weights = [tensor for tensor in body.initializer if tensor.name in needed]
-    sparse = [tensor for tensor in body.sparse_initializer if tensor.values.name in needed]
-    del body.node[:], body.input[:], body.initializer[:], body.sparse_initializer[:]
-    body.node.extend(nodes)
-    body.input.extend(inputs)
-    body.initializer.extend(weights)
-    body.sparse_initializer.extend(sparse)
-    # Sizes inferred before the edits would be wrong behind them, and nothing reads them.
-    del body.value_info[:]
+    def put_edits(self, graph: GraphProto, front: Fragment | None = None) -> None:
+        """Put each edit behind the node whose output it changes, and `front` before all nodes."""
+        nodes = list(graph.node)
+        del graph.node[:]
+        if front is not None:
+            front.append_to(graph)
+        for node in nodes:
+            changed = [name for name in node.output if name in self.edits]
+            for i, name in enumerate(node.output):
+                node.output[i] = self.renamed.get(name, name)
+            graph.node.append(node)
+            for name in changed:
+                self.edits[name].append_to(graph)

@@ -10,17 +10,17 @@ from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import ModelProto, NodeProto, TensorProto
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
 from onnxloc.errors import AnatomyError
+from onnxloc.graph.fused import attention_note
+from onnxloc.graph.subgraphs import DTYPES, Body, bodies_of
 from onnxloc.graph.topology import Topology
 from onnxloc.registry import did_you_mean
 
 __all__ = ["Axis", "Site", "SiteTable", "Trace", "candidate_tensors", "find_sites", "probe_sizes"]
 
-# numpy has no bfloat16, and onnxruntime cannot hand one out.
-FLOATS = ("float16", "float32", "float64")
-FLOAT_TYPES = (TensorProto.FLOAT16, TensorProto.FLOAT, TensorProto.DOUBLE)
+FLOATS = frozenset(DTYPES.values())
 
 
 class Axis(StrEnum):
@@ -30,7 +30,12 @@ class Axis(StrEnum):
     TOKEN = "token"  # noqa: S105
     MERGED = "batch*token"
     FEATURE = "feature"
+    ITERATION = "iteration"
     OTHER = "other"
+
+
+# The axes along which a site has units.
+SIZED = (Axis.FEATURE, Axis.ITERATION)
 
 
 @dataclass(frozen=True)
@@ -38,22 +43,33 @@ class Trace:
     """What running the graph showed of one tensor: its dtype and its shape in each run.
 
     A shape is None where the tensor could not be read in that run. `batch_first` is false of a
-    tensor in whose merged axis the tokens of one row do not stand together.
+    tensor in whose merged axis the tokens of one row do not stand together. A tensor in loops has
+    the number of turns of each in front of its shape, the outermost first; `loops` says what those
+    axes run over.
     """
 
     dtype: str
     shapes: tuple[tuple[int, ...] | None, ...]
     batch_first: bool = True
+    loops: tuple[Axis, ...] = ()
 
 
 @dataclass(frozen=True)
 class Site:
     """One float tensor that depends on the graph's inputs.
 
+    A tensor in a loop is read with the turns stacked in front: ``[turns, ...]``. Where the number
+    of turns is fixed, as of a loop over stacked layers, each turn has units of its own: those of
+    the first turn come first. Where it follows the tokens or the batch, that axis is the token or
+    batch axis. Where it is anything else, the site has no units; it can be read whole.
+
+    A tensor in a branch that did not run is NaN throughout.
+
     Attributes
     ----------
     tensor : str
-        The tensor's name in the graph: the key of the site.
+        The tensor's name in the graph: the key of the site. In a branch or loop the name says
+        where: ``z/then/a``, ``z/else/a``, ``z/body/a`` for a node that makes ``z``.
     names : tuple of str
         Canonical names, the one to show first; then ``op:<tensor>``.
     op_type : str
@@ -70,6 +86,8 @@ class Site:
         Its part in the network without the block's number ("mlp.hidden"); "op" if it has none.
     scope : str
         The exporter's own name of the place, as a hint for people.
+    body : str
+        The innermost branch or loop body that it lies in (``z/then``); empty if in none.
     """
 
     tensor: str
@@ -81,6 +99,7 @@ class Site:
     block: int | None = None
     role: str = "op"
     scope: str = ""
+    body: str = ""
 
     @property
     def name(self) -> str:
@@ -100,7 +119,7 @@ class Site:
         features = [
             size
             for size, axis in zip(self.shape, self.axes, strict=True)
-            if axis is Axis.FEATURE and size is not None
+            if axis in SIZED and size is not None
         ]
         if not readable or not features:
             return 0
@@ -154,8 +173,13 @@ class SiteTable(Sequence[Site]):
         """
         if name not in self._by_name:
             hint = did_you_mean(name, self._by_name)
-            raise AnatomyError(f"the model has no site {name!r}{hint}")
+            raise AnatomyError(self._fused(name) or f"the model has no site {name!r}{hint}")
         return self._by_name[name]
+
+    def _fused(self, pattern: str) -> str:
+        """Why there are no attention probabilities, if a pattern asks for them in vain."""
+        note = attention_note(self._sites) if pattern.endswith("attn.probs") else ""
+        return note and f"no site matches {pattern!r}: {note}"
 
     def match(self, patterns: Iterable[str], *, with_units: bool = True) -> tuple[Site, ...]:
         """The sites that match any of `patterns`, in the order of the graph.
@@ -183,7 +207,8 @@ class SiteTable(Sequence[Site]):
                 names = {n for s in self._sites for n in s.names if n.startswith("op:") == op}
                 hint = did_you_mean(pattern, sorted(names))
                 raise AnatomyError(
-                    f"no site matches {pattern!r}{hint}; `onnxloc inspect` lists the sites"
+                    self._fused(pattern)
+                    or f"no site matches {pattern!r}{hint}; `onnxloc inspect` lists the sites"
                 )
             usable = [site for site in found if site.units or not with_units]
             if not usable:
@@ -218,7 +243,7 @@ def candidate_tensors(proto: ModelProto, topology: Topology) -> tuple[str, ...]:
         value.name
         for value in values
         if value.type.WhichOneof("value") not in (None, "tensor_type")
-        or value.type.tensor_type.elem_type not in (TensorProto.UNDEFINED, *FLOAT_TYPES)
+        or value.type.tensor_type.elem_type not in (TensorProto.UNDEFINED, *DTYPES)
     }
     return tuple(
         name
@@ -242,7 +267,7 @@ def find_sites(
     traces: Mapping[str, Trace],
     sizes: Sequence[tuple[int, int]] | None = None,
 ) -> tuple[Site, ...]:
-    """Sites of the top-level graph, with the meaning of their axes, from two runs of the graph.
+    """Sites of a graph, with the meaning of their axes, from two runs of the graph.
 
     Where the graph fixes the batch or the length, running cannot tell which axes follow it: then
     the first axis is the batch if it has that size, and the first axis behind the batch that has
@@ -259,7 +284,7 @@ def find_sites(
     """
     sizes = probe_sizes() if sizes is None else sizes
     sites = []
-    for node in topology.nodes:
+    for node, body in _nodes(topology.proto.graph, None):
         for tensor in node.output:
             trace = traces.get(tensor)
             if trace is None or trace.dtype not in FLOATS:
@@ -267,7 +292,8 @@ def find_sites(
             shapes = [shape for shape in trace.shapes if shape is not None]
             if len(shapes) != len(trace.shapes) or len({len(shape) for shape in shapes}) != 1:
                 continue
-            axes = _axes(trace, shapes, sizes)
+            turns = len(trace.loops)
+            axes = (*trace.loops, *_axes(trace, [shape[turns:] for shape in shapes], sizes))
             site = Site(
                 tensor=tensor,
                 names=(f"op:{tensor}",),
@@ -275,13 +301,22 @@ def find_sites(
                 dtype=trace.dtype,
                 axes=axes,
                 shape=tuple(
-                    size if axis is Axis.FEATURE else None
+                    size if axis in SIZED else None
                     for size, axis in zip(shapes[0], axes, strict=True)
                 ),
                 scope=_scope(node),
+                body=body.name if body else "",
             )
             sites.append(site)
     return tuple(sites)
+
+
+def _nodes(graph: GraphProto, parent: Body | None) -> Iterator[tuple[NodeProto, Body | None]]:
+    """The nodes of a graph with the body that each stands in, those in bodies first."""
+    for node in graph.node:
+        for body in bodies_of(node, graph, parent):
+            yield from _nodes(body.graph, body)
+        yield node, parent
 
 
 def _axes(

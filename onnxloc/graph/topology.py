@@ -6,7 +6,7 @@ from functools import cached_property
 
 from onnx import ModelProto, NodeProto
 
-from onnxloc.graph.load import attribute_graphs
+from onnxloc.graph.walk import node_reads
 
 __all__ = ["Topology"]
 
@@ -32,7 +32,7 @@ class Topology:
     @cached_property
     def reads(self) -> tuple[tuple[str, ...], ...]:
         """For each node, the tensors that it reads, captured ones included."""
-        return tuple(tuple(dict.fromkeys(_reads(node))) for node in self.nodes)
+        return tuple(tuple(dict.fromkeys(node_reads(node))) for node in self.nodes)
 
     @cached_property
     def producer(self) -> dict[str, int]:
@@ -81,14 +81,3 @@ class Topology:
                     if name not in barrier:
                         stack.append(name)
         return frozenset(found)
-
-
-def _reads(node: NodeProto) -> Iterable[str]:
-    yield from (name for name in node.input if name)
-    for graph in attribute_graphs(node):
-        local = {v.name for v in graph.input} | {t.name for t in graph.initializer}
-        local |= {sparse.values.name for sparse in graph.sparse_initializer}
-        for inner in graph.node:
-            yield from (name for name in _reads(inner) if name not in local)
-            local.update(inner.output)
-        yield from (v.name for v in graph.output if v.name and v.name not in local)
