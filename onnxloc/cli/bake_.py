@@ -1,7 +1,6 @@
 """``onnxloc bake``."""
 
 from pathlib import Path
-from typing import Literal
 
 import click
 
@@ -12,15 +11,16 @@ from onnxloc.cli.common import (
     network_option,
     open_model,
     output_option,
+    printable,
     runtime_options,
-    with_option,
 )
+from onnxloc.cli.edit_options import edit_of, with_option
 
 
 @click.command("bake")
 @model_argument
 @network_option("A run of onnxloc localize, or a network file.")
-@with_option("What the network's units become.")
+@with_option("What becomes of the network's units", by_text=False)
 @click.option(
     "--task",
     "tasks",
@@ -50,17 +50,18 @@ from onnxloc.cli.common import (
 def command(
     model: str,
     network: Path,
-    replacement: Literal["zero", "mean"],
+    replacement: str,
     tasks: tuple[str, ...],
     localizer: str | None,
     batch_size: int,
     force_model: bool,
     provider: str,
     threads: int,
+    precision: str,
     output: Path,
     force: bool,
 ) -> None:
-    """Write MODEL with a network's units replaced, as an ordinary .onnx in a bundle.
+    """Write MODEL with a network's units edited, as an ordinary .onnx in a bundle.
 
     The inputs and outputs stay as they are; plain onnxruntime runs OUTPUT/model.onnx, and Netron
     shows it.
@@ -68,6 +69,7 @@ def command(
     \b
     Examples:
       onnxloc bake smollm2-135m --network runs/language -o bundles/ablated
+      onnxloc bake smollm2-135m --network runs/language --with scale=0.5 -o bundles/half
       onnxloc bake smollm2-135m --network runs/language --with mean --task text:lines.txt -o bundles/mean
     """  # noqa: D301, E501
     from onnxloc.folder import check_free
@@ -78,12 +80,12 @@ def command(
     from onnxloc.studies.sentences import stimuli_of
     from onnxloc.tasks import TaskInputs, load_task
 
-    options = BakeOptions(replacement=replacement, batch_size=batch_size)
-    runtime = RuntimeOptions(provider=provider, threads=threads)
+    options = BakeOptions(replacement=edit_of(replacement, network), batch_size=batch_size)
+    runtime = RuntimeOptions(provider=provider, threads=threads, precision=precision)
     check_free(output, force=force)
     chosen = Network.load(network)
     texts: list[str] = []
-    if replacement == "mean":
+    if options.edit.needs:
         inputs = TaskInputs()
         if "text" in tasks:
             stimuli = stimuli_of(Run.open(network) if network.is_dir() else None, localizer)
@@ -101,5 +103,5 @@ def command(
         force=force,
         show_progress=True,
     )
-    click.echo(f"{baked.units:,} units in {baked.sites} sites set to {replacement}")
+    click.echo(f"{baked.units:,} units in {baked.sites} sites {printable(options.edit.said)}")
     click.echo(f"wrote {output}")

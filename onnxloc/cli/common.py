@@ -27,7 +27,6 @@ __all__ = [
     "runtime_options",
     "table",
     "typed_command",
-    "with_option",
 ]
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -57,32 +56,23 @@ def network_option(help_text: str, *, required: bool = True) -> Callable[[F], F]
     )
 
 
-def with_option(help_text: str) -> Callable[[F], F]:
-    """``--with``, what ablated units become."""
-    return click.option(
-        "--with",
-        "replacement",
-        type=click.Choice(["zero", "mean"]),
-        default="zero",
-        show_default=True,
-        help=help_text,
-    )
-
-
 force_model_option = click.option(
     "--force-model", is_flag=True, help="Use a network of another model."
 )
 
 _RUNTIME = (
     click.option("--provider", default="cpu", show_default=True,
-                 help="What runs the graph: cpu or cuda."),
+                 help="What runs the graph: cpu, cuda or openvino."),
     click.option("--threads", type=click.IntRange(min=0), default=0, show_default=True,
                  help="Threads within an operator; 0: one for each core."),
+    click.option("--precision", default="fp32", show_default=True,
+                 help="What float32 is computed in: fp32; cuda also tf32, openvino also bf16 and "
+                 "fp16."),
 )  # fmt: skip
 
 
 def runtime_options(function: F) -> F:
-    """``--provider`` and ``--threads``."""
+    """``--provider``, ``--threads`` and ``--precision``."""
     return apply(function, _RUNTIME)
 
 

@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from typing import Literal
 
 import click
 
@@ -13,8 +12,9 @@ from onnxloc.cli.common import (
     open_model,
     printable,
     runtime_options,
-    with_option,
 )
+from onnxloc.cli.edit_options import edit_of, patch_options, tokens_option, with_option
+from onnxloc.errors import OptionError
 
 
 @click.command("generate")
@@ -31,7 +31,12 @@ from onnxloc.cli.common import (
 @network_option(
     "A run of onnxloc localize, or a network file: continue with it ablated, too.", required=False
 )
-@with_option("What an ablated unit becomes: 0, or its mean over the prompts' tokens.")
+@with_option("What becomes of an ablated unit; means and deviations are over the prompts' tokens")
+@tokens_option(
+    "At which tokens: all, prompt, generated, last (of the prompt), or positions in the prompt "
+    "such as 0,3,-1."
+)
+@patch_options
 @click.option(
     "--max-new-tokens",
     type=click.IntRange(min=1),
@@ -77,7 +82,7 @@ from onnxloc.cli.common import (
     type=click.IntRange(min=0),
     default=0,
     show_default=True,
-    help="Of the draws.",
+    help="Of the draws and noise.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @force_model_option
@@ -87,7 +92,10 @@ def command(
     given: tuple[str, ...],
     file: Path | None,
     network: Path | None,
-    replacement: Literal["zero", "mean"],
+    replacement: str,
+    tokens: str,
+    patch_from: str | None,
+    patch_tokens: str | None,
     max_new_tokens: int,
     temperature: float,
     top_k: int,
@@ -99,6 +107,7 @@ def command(
     force_model: bool,
     provider: str,
     threads: int,
+    precision: str,
 ) -> None:
     """Continue prompts with MODEL and, given a network, with the network ablated.
 
@@ -109,6 +118,7 @@ def command(
     Examples:
       onnxloc generate smollm2-135m --prompt 'The capital of France is' --max-new-tokens 8
       onnxloc generate smollm2-135m --prompts lines.txt --network runs/language --with zero
+      onnxloc generate smollm2-135m --prompt 'He said' --network runs/language --with scale=2
       onnxloc generate bundles/past --prompt 'Once upon a time' --temperature 0.8 --top-p 0.95
     """  # noqa: D301
     from onnxloc.network import Network
@@ -117,6 +127,8 @@ def command(
     from onnxloc.studies.continuations import ContinueOptions, continue_prompts
     from onnxloc.tasks.readers import text_file_task
 
+    if network is None and (replacement, tokens) != ("zero", "all"):
+        raise OptionError("--with and --tokens say what is done to a network; give --network")
     sampling = Sampling(
         max_new_tokens=max_new_tokens,
         temperature=temperature,
@@ -125,9 +137,15 @@ def command(
         seed=seed,
     )
     options = ContinueOptions(
-        sampling=sampling, replacement=replacement, bos=bos, batch_size=batch_size
+        sampling=sampling,
+        replacement=edit_of(
+            replacement, network, seed=seed, patch_from=patch_from, patch_tokens=patch_tokens
+        ),
+        tokens=tokens,
+        bos=bos,
+        batch_size=batch_size,
     )
-    runtime = RuntimeOptions(provider=provider, threads=threads)
+    runtime = RuntimeOptions(provider=provider, threads=threads, precision=precision)
     lines = [item.texts[0] for item in text_file_task(file).items] if file else []
     found = continue_prompts(
         open_model(model),

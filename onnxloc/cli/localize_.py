@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from onnxloc.cli.common import (
-    PercentRange,
     force_option,
     model_argument,
     open_model,
@@ -15,34 +14,45 @@ from onnxloc.cli.common import (
     runtime_options,
     typed_command,
 )
+from onnxloc.cli.selection import selection_of, selection_options, test_options
 from onnxloc.errors import OptionError
 
 if TYPE_CHECKING:
-    from onnxloc.choose import Selection
+    from onnxloc.stimuli import StimulusSet
+    from onnxloc.stimuli.arrays import ArraySet
 
 
 @click.command("localize")
 @model_argument
 @click.option(
     "--localizer",
+    "--stimuli",
+    "localizer",
     default="language",
     show_default=True,
     help="A localizer's name; a CSV or JSONL with condition (positive, control) and text; "
-    "or a folder of langloc_fmri_run*_stim_set*.csv files.",
+    "a folder of langloc_fmri_run*_stim_set*.csv files; or an .npz with an array for each input "
+    "of the model, and condition.",
+)
+@click.option(
+    "--positive",
+    metavar="NAME",
+    help="The positive condition of an .npz whose two conditions have names of their own.",
 )
 @click.option(
     "--sites",
     multiple=True,
     default=("block.*.out",),
     show_default=True,
-    help="Pattern of the sites to read; may be given again. op:* is every operation.",
+    help="Pattern of the sites to read; may be given again. op:* is every operation, and the "
+    "default where an .npz is shown to a model without blocks.",
 )
 @click.option(
     "--pool",
     type=click.Choice(["last", "mean", "sum", "max"]),
-    default="last",
-    show_default=True,
-    help="How the tokens of a text are pooled.",
+    default=None,
+    help="How the tokens of a text are pooled; for a model of text only. Default: the "
+    "localizer's own (last, unless its file says another).",
 )
 @click.option(
     "--max-tokens",
@@ -62,21 +72,8 @@ if TYPE_CHECKING:
     show_default=True,
     help="Compare absolute activations, or signed ones.",
 )
-@click.option(
-    "--top",
-    type=float,
-    metavar="PERCENT",
-    help="Choose so many percent of the units with the largest t (default: 1).",
-)
-@click.option("--units", type=int, metavar="N", help="Choose N units.")
-@click.option("--fdr", type=float, metavar="Q", help="Choose every unit with t > 0 and q <= Q.")
-@click.option(
-    "--range",
-    "within",
-    type=PercentRange(),
-    help="Draw the units at random from between two percentiles of t; 0-0: the least "
-    "selective ones.",
-)
+@test_options
+@selection_options
 @click.option(
     "--batch-size",
     type=click.IntRange(min=1),
@@ -85,45 +82,72 @@ if TYPE_CHECKING:
     help="Texts run at a time.",
 )
 @click.option(
-    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of a random draw."
+    "--seed",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Of permutations, and of a random draw.",
+)
+@click.option(
+    "--keep-activations",
+    is_flag=True,
+    help="Keep the pooled activations of every text in the run, for contrast and reliability.",
 )
 @runtime_options
+@click.option(
+    "--agreement/--no-agreement",
+    default=True,
+    show_default=True,
+    help="Where not run in float32 on the CPU: run all stimuli once more so, and report how far "
+    "both agree.",
+)
 @output_option("The run folder to write.", required=True)
 @force_option
+@click.pass_context
 def command(
+    ctx: click.Context,
     model: str,
     localizer: str,
+    positive: str | None,
     sites: tuple[str, ...],
-    pool: Literal["last", "mean", "sum", "max"],
+    pool: Literal["last", "mean", "sum", "max"] | None,
     max_tokens: int | None,
     bos: bool | None,
     magnitude: bool,
+    test: Literal["welch", "student", "paired", "mannwhitney"],
+    permutations: int,
     top: float | None,
     units: int | None,
     fdr: float | None,
+    fwe: float | None,
     within: tuple[float, float] | None,
     batch_size: int,
     seed: int,
+    keep_activations: bool,
     provider: str,
     threads: int,
+    precision: str,
+    agreement: bool,
     output: Path,
     force: bool,
 ) -> None:
     """Find the units of MODEL that respond more to one condition than to another.
 
     MODEL is a bundle, an .onnx file, or the name of a fetched model. For each unit, activations are
-    pooled over each text's tokens and the two conditions are compared by Welch's t-test.
+    pooled over each text's tokens and the two conditions are compared, by Welch's t-test unless
+    --test says otherwise.
 
     \b
     Examples:
       onnxloc localize smollm2-135m -o runs/language
       onnxloc localize smollm2-135m --sites 'block.*.mlp.hidden' --top 0.5 -o runs/mlp
+      onnxloc localize smollm2-135m --keep-activations --permutations 1000 -o runs/kept
       onnxloc localize model.onnx --localizer my.csv --max-tokens 0 --fdr 0.05 -o runs/mine
+      onnxloc localize vision.onnx --stimuli faces.npz --positive faces -o runs/faces
     """  # noqa: D301
     from onnxloc.folder import check_free
     from onnxloc.runtime.providers import RuntimeOptions
-    from onnxloc.stimuli import load_stimuli
-    from onnxloc.studies.localize import LocalizeOptions, localize
+    from onnxloc.studies.localize import LocalizeOptions, localize, localize_into
 
     options = LocalizeOptions(
         sites=sites,
@@ -131,40 +155,52 @@ def command(
         max_tokens=max_tokens,
         bos=bos,
         magnitude=magnitude,
-        selection=_selection(top, units, fdr, within),
+        test=test,
+        permutations=permutations,
+        selection=selection_of(top, units, fdr, fwe, within),
         batch_size=batch_size,
         seed=seed,
+        agreement=agreement,
     )
-    runtime = RuntimeOptions(provider=provider, threads=threads)
+    runtime = RuntimeOptions(provider=provider, threads=threads, precision=precision)
     check_free(output, force=force)
-    stimuli = load_stimuli(localizer)
-    found = localize(
-        open_model(model), stimuli, options, runtime, command=typed_command(), show_progress=True
-    )
-    found.save(output, force=force)
+    stimuli = _stimuli(localizer, positive)
+    opened, line = open_model(model), typed_command()
+    given = ctx.get_parameter_source("pool") is click.core.ParameterSource.COMMANDLINE
+    if given and not opened.takes_text:
+        raise OptionError("--pool is for models of text; this model has no tokens to pool")
+    if keep_activations:
+        found = localize_into(
+            output,
+            opened,
+            stimuli,
+            options,
+            runtime,
+            force=force,
+            command=line,
+            show_progress=True,
+            report=click.echo,
+        )
+    else:
+        found = localize(opened, stimuli, options, runtime, command=line, show_progress=True)
+        found.save(output, force=force)
     show(found.summary["localize"])
     click.echo(f"wrote {printable(output)}")
 
 
-def _selection(
-    top: float | None,
-    units: int | None,
-    fdr: float | None,
-    within: tuple[float, float] | None,
-) -> "Selection":
-    from onnxloc.choose import Selection
+def _stimuli(source: str, positive: str | None) -> "StimulusSet | ArraySet":
+    from onnxloc.stimuli import load_stimuli
+    from onnxloc.stimuli.arrays import load_arrays
 
-    given = {"top": top, "units": units, "fdr": fdr}
-    named = [(how, value) for how, value in given.items() if value is not None]
-    if len(named) > 1:
-        words = " and ".join(f"--{how}" for how, _ in named)
-        raise OptionError(f"give one of --top, --units and --fdr, not {words}")
-    how, value = named[0] if named else ("top", 1.0)
-    return Selection(how=how, value=value, within=within)  # type: ignore[arg-type]
+    if Path(source).suffix.lower() == ".npz":
+        return load_arrays(source, positive)
+    if positive is not None:
+        raise OptionError("--positive is for .npz files; others say which texts are positive")
+    return load_stimuli(source)
 
 
 def show(summary: dict[str, Any]) -> None:
-    """Say in three lines what was found."""
+    """Say in a few lines what was found."""
     counted = [row for row in summary["by_site"] if row["selected"]]
     share = 100 * summary["n_selected"] / summary["n_units"]
     click.echo(
@@ -174,7 +210,31 @@ def show(summary: dict[str, Any]) -> None:
     if summary["smallest_t"] is not None:
         click.echo(f"smallest t among them: {summary['smallest_t']:.2f}")
     positive, control = printable(summary["positive_label"]), printable(summary["control_label"])
+    count = summary["n_significant"]
+    said = f"{count:,} units respond" if count else "nothing is significant: no unit responds"
     click.echo(
-        f"{summary['n_significant']:,} units respond more to {positive} than to {control} at a "
-        f"false discovery rate of 5 %; {summary['n_undefined']:,} have no t (no variance, or NaN)"
+        f"{said} more to {positive} than to {control} at a false discovery rate of 5 %; "
+        f"{summary['n_undefined']:,} have no t (no variance, or NaN)"
     )
+    if "n_significant_fwe" in summary:
+        click.echo(
+            f"{summary['n_significant_fwe']:,} do so at a family-wise error rate of 5 % "
+            f"({summary['permutations']:,} permutations)"
+        )
+    if "agreement" in summary:
+        click.echo(_agreement(summary["agreement"]))
+
+
+def _agreement(found: dict[str, Any]) -> str:
+    text = f"beside fp32 on the CPU, over {found['n_stimuli']:,} stimuli: "
+    if found["largest_t_difference"] is None:
+        text += "no unit has a t in both"
+    else:
+        text += (
+            f"t differs by {found['largest_t_difference']:.2g} at most "
+            f"({printable(found['site'])}, unit {found['unit']}; "
+            f"the largest |t| is {found['largest_t']:.3g})"
+        )
+    if found["dice"] is not None:
+        text += f", Dice of the network {found['dice']:.3f}"
+    return text

@@ -1,15 +1,16 @@
-"""Token sequences, sorted by length and padded on the right."""
+"""What is run at once: token sequences, sorted by length and padded on the right, or arrays."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onnxloc.errors import OptionError
 
-__all__ = ["Batch", "batches"]
+__all__ = ["ArrayBatch", "Batch", "batches"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +43,12 @@ class Batch:
             ids[i, : lengths[i]] = sequences[row]
         return cls(np.array(rows, dtype=np.int64), ids, lengths)
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and tokens."""
+        rows, tokens = self.ids.shape
+        return rows, tokens
+
     @cached_property
     def mask(self) -> NDArray[np.bool_]:
         """True where there is a real token, ``[batch, tokens]``."""
@@ -66,6 +73,38 @@ class Batch:
             np.tile(self.lengths, times),
             self.skip,
         )
+
+
+@dataclass(frozen=True, eq=False)
+class ArrayBatch:
+    """Rows of whatever a model takes.
+
+    Attributes
+    ----------
+    rows : ndarray of int64, [batch]
+        Where each row stands among the caller's stimuli.
+    feeds : mapping of str to ndarray
+        For each input of the model, its rows, ``[batch, ...]``; an array without axes is fed to
+        every row.
+    text : Batch or None
+        The tokens that are among the inputs, if the model is one of text.
+    """
+
+    rows: NDArray[np.int64]
+    feeds: Mapping[str, NDArray[Any]]
+    text: Batch | None = None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and tokens; without tokens, 1 of them."""
+        return len(self.rows), 1 if self.text is None else self.text.shape[1]
+
+    def take(self, rows: Sequence[int]) -> "ArrayBatch":
+        """Some of the rows."""
+        chosen = list(rows)
+        feeds = {name: value[chosen] if value.ndim else value for name, value in self.feeds.items()}
+        text = self.text and self.text.take(chosen, self.text.shape[1])
+        return ArrayBatch(self.rows[chosen], feeds, text)
 
 
 def batches(

@@ -9,7 +9,8 @@ from onnx import helper
 
 from onnxloc.errors import ModelError, OptionError
 from onnxloc.graph.load import Graph, InputSpec
-from onnxloc.graph.rewrite import LAST_INDEX, TOKEN_MASK
+from onnxloc.graph.narrow import LAST_INDEX
+from onnxloc.graph.rewrite import TOKEN_MASK
 from onnxloc.graph.topology import Topology
 from onnxloc.registry import one_line
 from onnxloc.runtime.batches import Batch
@@ -82,19 +83,22 @@ class CachedRows:
         Its plan reads the logits of the last token and keeps every output of `cache_pairs`.
     rows : int
         Number of rows.
-    edits : mapping of str to tuple of ndarray
-        As `Session.taps` takes them, with one token: they hold at every token.
+    edits : mapping of str to tuple of ndarray, or None
+        As `Session.taps` takes them, with one token: they hold at every token. None if each run is
+        given its own.
 
     Raises
     ------
     OptionError
-        If an edit does not fit, or scales what the cache itself holds.
+        If an edit does not fit, or changes what the cache itself holds otherwise than by putting
+        the same in its place at every token.
     """
 
-    def __init__(self, session: Session, rows: int, edits: EditValues) -> None:
+    def __init__(self, session: Session, rows: int, edits: EditValues | None) -> None:
         graph = session.instrumented.graph
         self._pairs = cache_pairs(graph)
         _check_edits(session, self._pairs, edits)
+        self._edited = session
         self._ort = import_onnxruntime()
         self._device = "cuda" if session.provider.startswith("CUDA") else "cpu"
         self._session = session.handle
@@ -106,17 +110,18 @@ class CachedRows:
         # Which of the places in the cache hold tokens, and how many do.
         self._real = np.zeros((rows, 0), dtype=np.bool_)
         self._binding = self._session.io_binding()
-        one = Batch(
-            np.arange(rows), np.zeros((rows, 1), dtype=np.int64), np.ones(rows, dtype=np.int64)
-        )
-        for name, value in session.operands(one, edits).items():
-            self._put(name, value)
+        one = _batch(rows, 1)
+        if edits is not None:
+            for name, value in session.operands(one, edits).items():
+                self._put(name, value)
         # Also refuses a graph with inputs that text cannot fill. The cache begins empty.
         first = model_feeds(self._specs, one)
         for name in self._pairs:
             self._put(name, first[name])
 
-    def run(self, ids: NDArray[np.int64], real: NDArray[np.bool_]) -> NDArray[np.float32]:
+    def run(
+        self, ids: NDArray[np.int64], real: NDArray[np.bool_], edits: EditValues | None = None
+    ) -> NDArray[np.float32]:
         """Run more tokens.
 
         Parameters
@@ -125,6 +130,8 @@ class CachedRows:
             The tokens, padded on the right.
         real : ndarray of bool, [rows, tokens]
             Which of them are tokens. A row may have none; what it gives then means nothing.
+        edits : mapping of str to tuple of ndarray, optional
+            Edits of these tokens, where the rows have none that hold at every token.
 
         Returns
         -------
@@ -135,6 +142,8 @@ class CachedRows:
         ------
         ModelError
             If the model fails.
+        OptionError
+            If an edit does not fit.
         """
         before = self._real.shape[1]
         positions = self._real.sum(axis=1)[:, None] + np.cumsum(real, axis=1) - 1
@@ -158,6 +167,9 @@ class CachedRows:
         for name, extra in ((LAST_INDEX, last), (TOKEN_MASK, np.array(real, order="C"))):
             if name in self._extra:
                 feeds[name] = extra
+        if edits is not None:
+            operands = self._edited.operands(_batch(*ids.shape), edits)
+            feeds |= {name: np.array(value, order="C") for name, value in operands.items()}
         return self._bound(feeds)
 
     def _bound(self, feeds: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
@@ -189,20 +201,29 @@ class CachedRows:
         )
 
 
+def _batch(rows: int, tokens: int) -> Batch:
+    """A batch of that shape, its tokens no matter."""
+    ids = np.zeros((rows, tokens), dtype=np.int64)
+    return Batch(np.arange(rows), ids, np.full(rows, tokens))
+
+
 def _dtype(spec: InputSpec) -> np.dtype[Any]:
     return helper.tensor_dtype_to_np_dtype(spec.dtype)
 
 
-def _check_edits(session: Session, pairs: Mapping[str, str], edits: EditValues) -> None:
-    affine = {edit.site for edit in session.plan.edits if edit.form == "affine"} & set(edits)
-    if not affine:
+def _check_edits(session: Session, pairs: Mapping[str, str], edits: EditValues | None) -> None:
+    forms = {edit.site: edit.form for edit in session.plan.edits}
+    changed = set(forms if edits is None else edits)
+    # The same value may be put in the place of every token, of earlier ones again and again.
+    again = {site for site in changed & set(forms) if edits is None or forms[site] == "affine"}
+    if not again:
         return
     topology = Topology(session.instrumented.graph.proto)
     for past, present in pairs.items():
         held = topology.descendants([past]) & ({present} | topology.ancestors([present]))
-        for site in sorted(affine & held):
+        for site in sorted(again & held):
             raise OptionError(
-                f"{site} is what the cache holds, so scaling it would scale earlier tokens again "
+                f"{site} is what the cache holds, so an edit would change earlier tokens again "
                 "at each new one; edit the key or value of the new token (block.N.attn.k or "
                 "block.N.attn.v)"
             )

@@ -1,7 +1,7 @@
-"""Generating text, with edits that hold on the prompt and on every new token."""
+"""Generating text, with edits that hold on the prompt, on the new tokens, or on both."""
 
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -15,10 +15,13 @@ from onnxloc.runtime.feeds import fixed_sizes
 from onnxloc.runtime.model import Model
 from onnxloc.runtime.sampling import Sampling, next_tokens
 from onnxloc.runtime.session import EditValues, Session
+from onnxloc.runtime.tokens import Window
 
-__all__ = ["Generated", "Sampling", "generate", "generation_plan"]
+__all__ = ["Generated", "Sampling", "WindowEdits", "generate", "generation_plan"]
 
 Stopped = Literal["eos", "length"]
+# Edits that depend on the tokens that are run; the operands have as many tokens as the window.
+WindowEdits = Callable[[Window], EditValues]
 
 
 @dataclass(frozen=True)
@@ -54,13 +57,19 @@ def generation_plan(model: Model, edits: Sequence[Edit] = ()) -> Plan:
 
 @dataclass(eq=False)
 class _Row:
-    """One text as it grows."""
+    """One text as it grows, and where its prompt stands among all."""
 
+    place: int
     prompt: tuple[int, ...]
     generator: np.random.Generator
     ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     stopped: Stopped | None = None
+
+    @property
+    def text(self) -> tuple[int, ...]:
+        """The prompt and what is behind it so far."""
+        return (*self.prompt, *self.ids)
 
 
 def generate(
@@ -68,7 +77,8 @@ def generate(
     prompts: Sequence[Sequence[int]],
     sampling: Sampling | None = None,
     *,
-    edits: EditValues | None = None,
+    edits: EditValues | WindowEdits | None = None,
+    front: int = 0,
     eos: Collection[int] = (),
     pad: int = 0,
     limit: int | None = None,
@@ -89,9 +99,14 @@ def generate(
         Token ids; lengths may differ.
     sampling : Sampling, optional
         How tokens are chosen, and how many.
-    edits : mapping of str to tuple of ndarray, optional
+    edits : mapping of str to tuple of ndarray, or callable, optional
         As `Session.taps` takes them, each operand ``[prompts or 1, 1, units]``: the same at every
-        token, those of the prompt and the new ones.
+        token, those of the prompt and the new ones. Or a function that gives the operands for the
+        tokens that are about to be run, each ``[rows or 1, tokens or 1, units]``. What it gives for
+        a token must depend on the text up to that token alone: with a cache it is asked once, else
+        again and again.
+    front : int
+        Tokens at the start of each prompt that are not its own (a BOS token), for such a function.
     eos : collection of int
         Tokens that end a text.
     pad : int
@@ -118,29 +133,31 @@ def generate(
         If the model fails, or cannot take the prompts.
     """
     sampling = sampling or Sampling()
-    edits = edits or {}
+    edits = {} if edits is None else edits
     if len(session.plan.taps) != 1 or session.plan.taps[0].pool != "last":
         raise OptionError("generating needs a plan from generation_plan: one tap, on the logits")
     _check_prompts(session, prompts, sampling, limit)
-    _check_edits(edits, len(prompts))
+    if not callable(edits):
+        _check_edits(edits, len(prompts))
     texts = [tuple(int(token) for token in prompt) for prompt in prompts]
     if draws is None:
         draws = [texts[:i].count(text) for i, text in enumerate(texts)]
     if len(draws) != len(texts) or any(draw < 0 for draw in draws):
         raise OptionError(f"{len(texts)} prompts take as many draws, 0 or more each")
     rows = [
-        _Row(text, np.random.default_rng([sampling.seed, draw, *text]))
-        for text, draw in zip(texts, draws, strict=True)
+        _Row(place, text, np.random.default_rng([sampling.seed, draw, *text]))
+        for place, (text, draw) in enumerate(zip(texts, draws, strict=True))
     ]
     graph = session.instrumented.graph
     pairs = cache_pairs(graph)
     cached = bool(pairs) and set(pairs.values()) <= set(session.plan.outputs)
     if not cached:
-        _advance(rows, _rerun(session, rows, edits, pad), sampling, eos, watch)
+        _advance(rows, _rerun(session, rows, edits, front, pad), sampling, eos, watch)
     else:
         for chosen in _groups(texts, together=takes_padding(graph)):
             group = [rows[i] for i in chosen]
-            steps = _continued(session, group, _rows_of(edits, chosen), pad)
+            own = edits if callable(edits) else _rows_of(edits, chosen)
+            steps = _continued(session, group, own, front, pad)
             _advance(group, steps, sampling, eos, watch)
     return [Generated(tuple(r.ids), tuple(r.logprobs), r.stopped or "length") for r in rows]
 
@@ -218,23 +235,41 @@ def _advance(
             watch(len(active))
 
 
-def _rerun(session: Session, rows: Sequence[_Row], edits: EditValues, pad: int) -> Steps:
+def _rerun(
+    session: Session,
+    rows: Sequence[_Row],
+    edits: EditValues | WindowEdits,
+    front: int,
+    pad: int,
+) -> Steps:
     """Each step runs the whole texts of the rows that have not stopped."""
     (tap,) = session.plan.taps
     while True:
         places = [i for i, row in enumerate(rows) if row.stopped is None]
-        batch = Batch.of([[*row.prompt, *row.ids] for row in rows], places, pad=pad)
-        logits = session.taps(batch, _rows_of(edits, places))[tap]
-        yield [rows[i] for i in places], logits
+        active = [rows[i] for i in places]
+        batch = Batch.of([row.text for row in rows], places, pad=pad)
+        if callable(edits):
+            values = edits(_window(active, front, newest=False))
+        else:
+            values = _rows_of(edits, places)
+        yield active, session.taps(batch, values)[tap]
 
 
-def _continued(session: Session, rows: Sequence[_Row], edits: EditValues, pad: int) -> Steps:
+def _continued(
+    session: Session,
+    rows: Sequence[_Row],
+    edits: EditValues | WindowEdits,
+    front: int,
+    pad: int,
+) -> Steps:
     """The first step runs the prompts, each later one the newest token of each row alone."""
-    run = CachedRows(session, len(rows), edits)
+    run = CachedRows(session, len(rows), None if callable(edits) else edits)
     batch = Batch.of([row.prompt for row in rows], range(len(rows)), pad=pad)
     ids, real = batch.ids, batch.mask
+    newest = False
     while True:
-        logits = run.run(ids, real)
+        values = edits(_window(rows, front, newest=newest)) if callable(edits) else None
+        logits = run.run(ids, real, values)
         active = [i for i, row in enumerate(rows) if row.stopped is None]
         yield [rows[i] for i in active], logits[active]
         # A row that has stopped stays in the batch, without tokens: taking it out would copy the
@@ -242,3 +277,13 @@ def _continued(session: Session, rows: Sequence[_Row], edits: EditValues, pad: i
         going = [row.stopped is None for row in rows]
         real = np.array(going)[:, None]
         ids = np.array([row.ids[-1] for row in rows], dtype=np.int64)[:, None]
+        newest = True
+
+
+def _window(rows: Sequence[_Row], front: int, *, newest: bool) -> Window:
+    """The whole texts of the rows, or the newest token of each."""
+    texts = [row.text for row in rows]
+    prompts = [len(row.prompt) for row in rows]
+    places = [row.place for row in rows]
+    window = Window.whole(texts, front=front, prompts=prompts, rows=places)
+    return replace(window, first=window.lengths - 1, width=1) if newest else window

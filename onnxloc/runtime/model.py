@@ -1,19 +1,25 @@
 """A model ready to be used: its bundle, its graph, its sites, and sessions of plans."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
 
 from onnxloc.bundle import Bundle
-from onnxloc.errors import AnatomyError, BundleError, OptionError
+from onnxloc.errors import AnatomyError, BundleError, ModelError, OptionError
 from onnxloc.graph.anatomy import label_sites
+from onnxloc.graph.fused import with_probabilities
 from onnxloc.graph.load import Graph, load_graph
 from onnxloc.graph.plan import Plan
 from onnxloc.graph.rewrite import instrument
 from onnxloc.graph.sites import Site, SiteTable, find_sites
 from onnxloc.graph.topology import Topology
 from onnxloc.registry import one_line
+from onnxloc.runtime.feeds import is_text_model
 from onnxloc.runtime.probe import trace
 from onnxloc.runtime.providers import RuntimeOptions
 from onnxloc.runtime.session import Session
@@ -31,10 +37,13 @@ class Model:
         Where it lies.
     graph : Graph
         Its graph, without weights.
+    example : mapping of str to ndarray or None
+        A few stimuli for each input of a model that does not take text; see `shown`.
     """
 
     bundle: Bundle
     graph: Graph
+    example: Mapping[str, NDArray[Any]] | None = field(default=None, compare=False)
 
     @classmethod
     def open(cls, path: str | Path) -> Self:
@@ -52,12 +61,45 @@ class Model:
     def sites(self) -> SiteTable:
         """The sites, with canonical names where the structure gives them.
 
-        The graph is run twice on tiny inputs to see what its axes are.
+        The graph is run twice on tiny inputs to see what its axes are. Where attention is one
+        operation that can put out its probabilities, they are a site, too.
         """
-        topology = Topology(self.graph.proto)
-        runs = trace(self.graph, topology)
+        shown = with_probabilities(self.graph.proto)
+        if shown is not None:
+            try:
+                return self._sites_of(replace(self.graph, proto=shown))
+            except ModelError:
+                # Not every kernel can put them out in every case. If this was not why, the model
+                # fails again as it is.
+                pass
+        return self._sites_of(self.graph)
+
+    def _sites_of(self, graph: Graph) -> SiteTable:
+        topology = Topology(graph.proto)
+        runs = trace(graph, topology, self.example)
         sites = find_sites(topology, runs.traces, runs.sizes)
         return SiteTable(label_sites(sites, topology))
+
+    @property
+    def takes_text(self) -> bool:
+        """Whether token ids are all that has to be known to fill its inputs."""
+        return is_text_model(self.graph.inputs)
+
+    def shown(self, example: Mapping[str, NDArray[Any]]) -> "Model":
+        """The model with its sites as they are on such stimuli.
+
+        A model that takes no text may leave sizes open, of an image say. On arrays every axis but
+        the first has a size, so that a feature map ``[batch, channels, height, width]`` has
+        channels × height × width units. A model of text stays as it is.
+
+        Parameters
+        ----------
+        example : mapping of str to ndarray
+            For each input some stimuli, one or more; an array without axes is for all stimuli.
+        """
+        if self.takes_text:
+            return self
+        return replace(self, example={name: np.array(value) for name, value in example.items()})
 
     @property
     def blocks(self) -> int:

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from onnxloc.errors import ModelError
 from onnxloc.graph.load import InputSpec
-from onnxloc.runtime.batches import Batch
-from onnxloc.runtime.feeds import fixed_sizes, input_role
+from onnxloc.runtime.batches import ArrayBatch, Batch
+from onnxloc.runtime.feeds import fixed_rows, fixed_sizes, input_role
 
 __all__ = ["Part", "join", "parts"]
 
@@ -27,26 +27,26 @@ class Part:
     ----------
     rows : tuple of int
         Which rows of the whole batch these are. The part may have more, which stand for nothing.
-    batch : Batch
+    batch : Batch or ArrayBatch
         What is run.
     """
 
     rows: tuple[int, ...]
-    batch: Batch
+    batch: Batch | ArrayBatch
 
     def operand(self, value: NDArray[Any]) -> NDArray[Any]:
         """What this part takes of an operand ``[rows or 1, tokens or 1, units]`` of the whole."""
         if value.shape[0] > 1:
-            spare = self.batch.ids.shape[0] - len(self.rows)
+            spare = self.batch.shape[0] - len(self.rows)
             value = value[[*self.rows, *self.rows[:1] * spare]]
-        tokens = self.batch.ids.shape[1]
+        tokens = self.batch.shape[1]
         if value.shape[1] > 1:
             more = max(0, tokens - value.shape[1])
             value = np.pad(value[:, :tokens], ((0, 0), (0, more), (0, 0)), mode="edge")
         return value
 
 
-def parts(batch: Batch, specs: Sequence[InputSpec]) -> Iterator[Part]:
+def parts(batch: Batch | ArrayBatch, specs: Sequence[InputSpec]) -> Iterator[Part]:
     """Cut a batch into what a graph with these inputs can run at once.
 
     Raises
@@ -54,7 +54,10 @@ def parts(batch: Batch, specs: Sequence[InputSpec]) -> Iterator[Part]:
     ModelError
         If a row is longer than the graph takes, or shorter where nothing masks its padding.
     """
-    fixed_rows, fixed_tokens = fixed_sizes(specs)
+    if isinstance(batch, ArrayBatch):
+        yield from _array_parts(batch, fixed_rows(specs))
+        return
+    rows_at_once, fixed_tokens = fixed_sizes(specs)
     masked = any(input_role(spec) == "mask" for spec in specs)
     lengths = batch.lengths.tolist()
     if fixed_tokens is not None:
@@ -67,7 +70,7 @@ def parts(batch: Batch, specs: Sequence[InputSpec]) -> Iterator[Part]:
         groups.setdefault(0 if masked else length, []).append(row)
     for length, rows in groups.items():
         tokens = fixed_tokens or length or batch.ids.shape[1]
-        step = fixed_rows or len(rows)
+        step = rows_at_once or len(rows)
         for start in range(0, len(rows), step):
             chosen = rows[start : start + step]
             filled = chosen + chosen[:1] * (step - len(chosen))
@@ -77,14 +80,26 @@ def parts(batch: Batch, specs: Sequence[InputSpec]) -> Iterator[Part]:
                 yield Part(tuple(chosen), batch.take(filled, tokens))
 
 
+def _array_parts(batch: ArrayBatch, rows_at_once: int | None) -> Iterator[Part]:
+    count = len(batch.rows)
+    step = rows_at_once or count
+    if step == count:
+        yield Part(tuple(range(count)), batch)
+        return
+    for start in range(0, count, step):
+        chosen = list(range(start, min(start + step, count)))
+        spare = chosen[:1] * (step - len(chosen))
+        yield Part(tuple(chosen), batch.take(chosen + spare))
+
+
 def join(
-    whole: Batch, done: Sequence[tuple[Part, NDArray[Any]]], *, by_token: bool
+    whole: Batch | ArrayBatch, done: Sequence[tuple[Part, NDArray[Any]]], *, by_token: bool
 ) -> NDArray[Any]:
     """The results of all parts as those of the whole batch.
 
     Parameters
     ----------
-    whole : Batch
+    whole : Batch or ArrayBatch
         The batch that was cut.
     done : sequence of (Part, ndarray)
         Each part with its result.
@@ -95,9 +110,9 @@ def join(
     part, first = done[0]
     if len(done) == 1 and part.batch is whole:
         return first
-    tokens = whole.ids.shape[1]
+    n_rows, tokens = whole.shape
     rest = (tokens, *first.shape[2:]) if by_token else first.shape[1:]
-    out = np.zeros((len(whole.lengths), *rest), first.dtype)
+    out = np.zeros((n_rows, *rest), first.dtype)
     for part, value in done:
         if by_token:
             kept = min(tokens, value.shape[1])

@@ -1,98 +1,31 @@
 """One compiled plan: an onnxruntime session and the feeds that its taps, edits and heads need."""
 
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
-from google.protobuf.message import EncodeError
 from numpy.typing import NDArray
-from onnx import ModelProto
 
-from onnxloc.errors import ModelError, OptionError, RuntimeMissingError
-from onnxloc.graph.plan import Tap
-from onnxloc.graph.rewrite import LAST_INDEX, LOGPROBS, TARGETS, TOKEN_MASK, Instrumented
-from onnxloc.registry import did_you_mean, one_line
-from onnxloc.runtime.batches import Batch
+from onnxloc.errors import ModelError, OptionError
+from onnxloc.graph.heads import TARGETS, head_outputs
+from onnxloc.graph.narrow import LAST_INDEX, POSITIONS
+from onnxloc.graph.plan import Entropy, Head, Tap, TargetLogProbs, TopLogits
+from onnxloc.graph.rewrite import TOKEN_MASK, Instrumented
+from onnxloc.runtime.batches import ArrayBatch, Batch
+from onnxloc.runtime.binding import Held, run_bound
+from onnxloc.runtime.engine import make_session, placement, run_session
 from onnxloc.runtime.feeds import model_feeds
+from onnxloc.runtime.operands import EditValues, Operands
 from onnxloc.runtime.parts import Part, join, parts
-from onnxloc.runtime.providers import RuntimeOptions, import_onnxruntime, provider_name
+from onnxloc.runtime.providers import RuntimeOptions
+from onnxloc.runtime.readings import Positions, Reading, Top
+from onnxloc.runtime.whole import join_whole
 
 __all__ = ["EditValues", "Session", "make_session", "run_session"]
 
 Array = NDArray[Any]
-EditValues = Mapping[str, tuple[Array, ...]]
-TYPES = {
-    "tensor(bool)": "bool",
-    "tensor(float)": "float32",
-    "tensor(float16)": "float16",
-    "tensor(double)": "float64",
-}
-# What each operand of an edit is where the edit changes nothing: x + -0.0 is x, -0.0 included.
-IDENTITY = {"mask": False, "value": 0.0, "scale": 1.0, "shift": -0.0}
-
-
-def make_session(
-    proto: ModelProto, folder: Path, options: RuntimeOptions, *, optimise: bool = True
-) -> Any:
-    """An onnxruntime session of a model whose weights lie in `folder`.
-
-    Without `optimise` the graph runs as it is and weights stay memory-mapped: quick to make, slow
-    to run.
-
-    Raises
-    ------
-    RuntimeMissingError
-        If onnxruntime or the provider is missing.
-    ModelError
-        If onnxruntime refuses the model.
-    """
-    ort = import_onnxruntime()
-    provider = provider_name(options)
-    settings = ort.SessionOptions()
-    settings.log_severity_level = 4
-    settings.intra_op_num_threads = options.threads
-    settings.inter_op_num_threads = 1
-    # By default an execution order may be chosen that keeps every tapped tensor alive to the end.
-    settings.execution_order = ort.ExecutionOrder.PRIORITY_BASED
-    # The bytes have no path of their own: this says where the external data is.
-    settings.add_session_config_entry(
-        "session.model_external_initializers_file_folder_path", str(folder.resolve()) + os.sep
-    )
-    if not optimise:
-        settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-        settings.add_session_config_entry("session.disable_prepacking", "1")
-    providers = [provider] if options.provider == "cpu" else [provider, "CPUExecutionProvider"]
-    try:
-        content = proto.SerializeToString()
-    except (ValueError, EncodeError) as error:
-        raise ModelError("the model is over 2 GiB; save its weights as external data") from error
-    try:
-        session = ort.InferenceSession(content, sess_options=settings, providers=providers)
-    except Exception as error:  # onnxruntime's errors share no base class but Exception
-        raise ModelError(f"onnxruntime refuses the model: {one_line(error)}") from error
-    if session.get_providers()[0] != provider:
-        raise RuntimeMissingError(
-            f"onnxruntime could not start {provider} and fell back to "
-            f"{session.get_providers()[0]}; check the driver and the CUDA libraries"
-        )
-    return session
-
-
-def run_session(session: Any, names: Sequence[str], feeds: Mapping[str, Array]) -> list[Any]:
-    """Run an onnxruntime session.
-
-    Raises
-    ------
-    ModelError
-        If it fails.
-    """
-    try:
-        return list(session.run(list(names), dict(feeds)))
-    except Exception as error:  # onnxruntime's errors share no base class but Exception
-        raise ModelError(f"onnxruntime failed while running: {one_line(error)}") from error
+At = Sequence[Sequence[int]] | None
 
 
 class Session:
@@ -116,6 +49,7 @@ class Session:
     def __init__(self, instrumented: Instrumented, options: RuntimeOptions) -> None:
         self.instrumented = instrumented
         self.plan = instrumented.plan
+        self.options = options
         self._session = make_session(instrumented.proto, instrumented.graph.folder, options)
         self._inputs = instrumented.input_names
         self._specs = [spec for spec in instrumented.graph.inputs if spec.name in self._inputs]
@@ -126,27 +60,33 @@ class Session:
         return str(self._session.get_providers()[0])
 
     @property
+    def placement(self) -> dict[str, int]:
+        """How many operations run on which provider; empty for cpu alone."""
+        return placement(self._session)
+
+    @property
     def handle(self) -> Any:
         """The session as onnxruntime has it."""
         return self._session
 
     def taps(
         self,
-        batch: Batch,
+        batch: Batch | ArrayBatch,
         edits: EditValues | None = None,
-        given: Mapping[str, Array] | None = None,
+        given: Mapping[str, Array | Held] | None = None,
     ) -> dict[Tap, Array]:
         """The pooled activations of a batch: for each tap, ``[rows, units]``.
 
         Parameters
         ----------
-        batch : Batch
+        batch : Batch or ArrayBatch
             What is run.
         edits : mapping of str to tuple of ndarray, optional
             For each site that is changed, by its tensor, the operands of the plan's edit: ``(mask,
-            value)`` or ``(mask, scale, shift)``, each ``[rows or 1, tokens or 1, units]``. Edits of
-            the plan that are not given change nothing.
-        given : mapping of str to ndarray, optional
+            value)`` or ``(mask, scale, shift)``, each ``[rows or 1, tokens or 1, units]``; of a
+            "whole" edit with the tensor's own axes. Edits of the plan that are not given change
+            nothing.
+        given : mapping of str to ndarray or Held, optional
             The plan's given tensors, ``[rows, tokens, features]``.
 
         Raises
@@ -163,128 +103,285 @@ class Session:
         self,
         batch: Batch,
         edits: EditValues | None = None,
-        given: Mapping[str, Array] | None = None,
+        given: Mapping[str, Array | Held] | None = None,
+        at: At = None,
     ) -> list[NDArray[np.float64]]:
         """For each row, the log-probability of each token after the first, given those before it.
 
-        Each array is one shorter than its row. Parameters and errors are those of `taps`.
+        Each array is one shorter than its row; of a head at given positions it has the tokens
+        behind these. Parameters and errors are those of `read`.
         """
-        if self.plan.head is None:
-            raise OptionError("the plan has no head for log-probabilities")
-        (values,) = self._run([LOGPROBS], batch, edits, given)
-        return [
-            values[row, : length - 1].astype(np.float64) for row, length in enumerate(batch.lengths)
-        ]
+        head = self._head(TargetLogProbs, "log-probabilities")
+        return [found for (found,) in self._of_head(head, batch, edits, given, at)]
 
-    def outputs(
+    def top(
         self,
         batch: Batch,
         edits: EditValues | None = None,
-        given: Mapping[str, Array] | None = None,
+        given: Mapping[str, Array | Held] | None = None,
+        at: At = None,
+    ) -> list[Top]:
+        """For each row, the largest logits at the positions of the plan's head.
+
+        At the last token a row has one position. Parameters and errors are those of `read`.
+        """
+        head = self._head(TopLogits, "the largest logits")
+        return [_top(*found) for found in self._of_head(head, batch, edits, given, at)]
+
+    def entropy(
+        self,
+        batch: Batch,
+        edits: EditValues | None = None,
+        given: Mapping[str, Array | Held] | None = None,
+        at: At = None,
+    ) -> list[NDArray[np.float64]]:
+        """For each row, the entropy in nats at the positions of the plan's head.
+
+        At the last token a row has one position. Parameters and errors are those of `read`.
+        """
+        head = self._head(Entropy, "the entropy")
+        return [found for (found,) in self._of_head(head, batch, edits, given, at)]
+
+    def read(
+        self,
+        batch: Batch | ArrayBatch,
+        edits: EditValues | None = None,
+        given: Mapping[str, Array | Held] | None = None,
+        at: At = None,
+    ) -> Reading:
+        """All that the plan reads, in one run.
+
+        Parameters
+        ----------
+        batch, edits, given
+            As those of `taps`.
+        at : sequence of sequences of int, optional
+            For a plan with heads at given positions: those of each row, 0 for its first token. By
+            default all of each row; where a target is scored, all but its last token.
+
+        Raises
+        ------
+        OptionError
+            As `taps`, or if the positions do not fit.
+        ModelError
+            As `taps`.
+        """
+        plan, made = self.plan, self.instrumented
+        names = [made.tap_outputs[tap] for tap in plan.taps]
+        names += [made.kept[name] for name in plan.outputs]
+        names += [name for head in plan.heads for name in head_outputs(head)]
+        found = iter(self._run(names, batch, edits, given, at))
+        taps = {tap: next(found) for tap in plan.taps}
+        outputs = {name: next(found) for name in plan.outputs}
+        by_head: dict[type[Head], list[list[Array]]] = {}
+        for head in plan.heads:
+            values = [next(found) for _ in head_outputs(head)]
+            by_head[type(head)] = self._rows(head, values, batch, at)
+        scored, top, entropy = (by_head.get(k) for k in (TargetLogProbs, TopLogits, Entropy))
+        return Reading(
+            taps,
+            outputs,
+            None if scored is None else tuple(one for (one,) in scored),
+            None if top is None else tuple(_top(*one) for one in top),
+            None if entropy is None else tuple(one for (one,) in entropy),
+        )
+
+    def _head(self, kind: type[Head], what: str) -> Head:
+        for head in self.plan.heads:
+            if isinstance(head, kind):
+                return head
+        raise OptionError(f"the plan has no head for {what}")
+
+    def _of_head(
+        self,
+        head: Head,
+        batch: Batch,
+        edits: EditValues | None,
+        given: Mapping[str, Array | Held] | None,
+        at: At,
+    ) -> list[list[Array]]:
+        found = self._run(list(head_outputs(head)), batch, edits, given, at)
+        return self._rows(head, found, batch, at)
+
+    def _rows(
+        self, head: Head, values: list[Array], batch: Batch | ArrayBatch, at: At
+    ) -> list[list[Array]]:
+        """What a head gave, row by row."""
+        text = _text(batch)
+        assert text is not None  # noqa: S101 (a run without text has no targets and no positions)
+        n_rows = text.shape[0]
+        wide = [value if value.dtype.kind == "i" else value.astype(np.float64) for value in values]
+        if head.at == "given":
+            positions = self._positions(text, at)
+            split = [positions.by_row(value, n_rows) for value in wide]
+            return [list(row) for row in zip(*split, strict=True)]
+        if head.at == "last":
+            return [[value[row] for value in wide] for row in range(n_rows)]
+        counts = text.lengths - isinstance(head, TargetLogProbs)
+        return [[value[row, :count] for value in wide] for row, count in enumerate(counts)]
+
+    def _positions(self, text: Batch, at: At) -> Positions:
+        scored = any(isinstance(h, TargetLogProbs) and h.at == "given" for h in self.plan.heads)
+        return Positions.of(text, at, scored=scored)
+
+    @cached_property
+    def _at_positions(self) -> frozenset[str]:
+        """The outputs that have an axis of given positions."""
+        heads = [head for head in self.plan.heads if head.at == "given"]
+        return frozenset(name for head in heads for name in head_outputs(head))
+
+    def outputs(
+        self,
+        batch: Batch | ArrayBatch,
+        edits: EditValues | None = None,
+        given: Mapping[str, Array | Held] | None = None,
     ) -> dict[str, Array]:
         """The kept outputs of the original graph. Parameters and errors are those of `taps`."""
-        names = list(self.plan.outputs)
-        return dict(zip(names, self._run(names, batch, edits, given), strict=True))
+        names = [self.instrumented.kept[name] for name in self.plan.outputs]
+        found = self._run(names, batch, edits, given)
+        return dict(zip(self.plan.outputs, found, strict=True))
+
+    def held(self, batch: Batch) -> Array | Held:
+        """The plan's only tap, left in the provider's memory where sessions are bound to it.
+
+        Parameters and errors are those of `taps`.
+        """
+        (tap,) = self.plan.taps
+        whole = self.options.binds and [part.batch for part in self._parts(batch)] == [batch]
+        if not whole:
+            return self.taps(batch)[tap]
+        rows = tuple(range(batch.shape[0]))
+        feeds = self._feeds(Part(rows, batch), None) | self.operands(batch, {})
+        names = [self.instrumented.tap_outputs[tap]]
+        (found,) = run_bound(self._session, names, feeds, self.options, hold=True)
+        return cast(Held, found)
 
     def _run(
         self,
         names: list[str],
-        batch: Batch,
+        batch: Batch | ArrayBatch,
         edits: EditValues | None,
-        given: Mapping[str, Array] | None,
+        given: Mapping[str, Array | Held] | None,
+        at: At = None,
     ) -> list[Array]:
-        operands = self.operands(batch, edits or {}) | self._given(batch, given or {})
+        text, positions = _text(batch), None
+        if self._at_positions and text is not None:
+            positions = self._positions(text, at)
+        elif at is not None:
+            raise OptionError("positions are given, and the plan has no head at given positions")
+        operands = self.operands(batch, edits or {}) | self._operands.of_given(batch, given or {})
         done: list[tuple[Part, list[Array]]] = []
-        for part in parts(batch, self.instrumented.graph.inputs):
-            feeds = model_feeds(self._specs, part.batch)
-            if LAST_INDEX in self._inputs:
-                feeds[LAST_INDEX] = part.batch.lengths - 1
-            if TOKEN_MASK in self._inputs:
-                feeds[TOKEN_MASK] = part.batch.pooled.copy()
-            if TARGETS in self._inputs:
-                feeds[TARGETS] = np.pad(part.batch.ids[:, 1:], ((0, 0), (0, 1)))
-            # onnxruntime has written into callers' arrays: each run gets its own.
-            feeds.update({name: part.operand(value).copy() for name, value in operands.items()})
+        for part in self._parts(batch):
+            feeds = self._feeds(part, positions)
+            for name, value in operands.items():
+                whole = part.batch is batch
+                if name in self._operands.whole and not whole:
+                    raise OptionError(
+                        "a whole edit can be made only where all rows run at once, and this model "
+                        "runs them in parts; edit one text at a time"
+                    )
+                feeds[name] = _part_of(part, value, whole=whole)
             try:
-                done.append((part, run_session(self._session, names, feeds)))
+                if self.options.binds:
+                    results = run_bound(self._session, names, feeds, self.options)
+                else:
+                    results = run_session(self._session, names, _on_host(feeds))
             except ModelError as error:
-                rows, tokens = part.batch.ids.shape
-                raise ModelError(f"{error} (on {rows} rows of {tokens} tokens)") from error
+                rows, tokens = part.batch.shape
+                what = "" if _text(part.batch) is None else f" of {tokens} tokens"
+                raise ModelError(f"{error} (on {rows} rows{what})") from error
+            done.append((part, results))
         joined = []
         for i, name in enumerate(names):
             results = [(part, values[i]) for part, values in done]
-            joined.append(join(batch, results, by_token=self._by_token(name, results)))
+            if name in self._at_positions and positions is not None:
+                joined.append(positions.joined(results))
+            elif name in self.instrumented.whole:
+                joined.append(join_whole(results, self.instrumented.whole[name]))
+            else:
+                joined.append(join(batch, results, by_token=self._by_token(name, results)))
         return joined
+
+    def _parts(self, batch: Batch | ArrayBatch) -> Iterator[Part]:
+        return parts(batch, self.instrumented.graph.inputs)
+
+    def _feeds(self, part: Part, positions: Positions | None) -> dict[str, Array | Held]:
+        """What the graph's own inputs take, and those of taps and heads."""
+        batch = part.batch
+        feeds: dict[str, Array | Held] = {}
+        if isinstance(batch, ArrayBatch):
+            # onnxruntime has written into callers' arrays: each run gets its own.
+            for spec in self._specs:
+                feeds[spec.name] = np.array(batch.feeds[spec.name], order="C")
+        else:
+            feeds.update(model_feeds(self._specs, batch))
+        added = self._inputs & {LAST_INDEX, TOKEN_MASK, TARGETS, POSITIONS}
+        text = _text(batch)
+        if added and text is None:
+            raise ModelError(
+                "the model has no tokens to pool over; read its sites as Model.shown(...) finds "
+                "them on the arrays"
+            )
+        if text is not None:
+            if LAST_INDEX in added:
+                feeds[LAST_INDEX] = text.lengths - 1
+            if TOKEN_MASK in added:
+                feeds[TOKEN_MASK] = text.pooled.copy()
+            if TARGETS in added:
+                feeds[TARGETS] = np.pad(text.ids[:, 1:], ((0, 0), (0, 1)))
+            if positions is not None:
+                own, _ = positions.within(part)
+                feeds[POSITIONS] = own.fed
+                if any(isinstance(h, TargetLogProbs) and h.at == "given" for h in self.plan.heads):
+                    feeds[TARGETS] = own.targets(text.ids)
+        return feeds
 
     def _by_token(self, name: str, results: Sequence[tuple[Part, Array]]) -> bool:
         """Whether the second axis of a result runs over tokens."""
         if name in self._tap_outputs:
             return results[0][1].ndim == 3
-        return all(v.ndim > 1 and v.shape[1] == p.batch.ids.shape[1] for p, v in results)
+        if name in self._last_outputs:
+            return False
+        return all(v.ndim > 1 and v.shape[1] == p.batch.shape[1] for p, v in results)
+
+    @cached_property
+    def _last_outputs(self) -> frozenset[str]:
+        heads = [head for head in self.plan.heads if head.at == "last"]
+        return frozenset(name for head in heads for name in head_outputs(head))
 
     @cached_property
     def _tap_outputs(self) -> frozenset[str]:
         return frozenset(self.instrumented.tap_outputs.values())
 
-    def operands(self, batch: Batch, edits: EditValues) -> dict[str, Array]:
+    def operands(self, batch: Batch | ArrayBatch, edits: EditValues) -> dict[str, Array]:
         """Every operand of every edit, by the graph's input; edits and errors are as in `taps`."""
-        known = self.instrumented.edit_inputs
-        for tensor in edits:
-            if tensor not in known:
-                hint = did_you_mean(tensor, known)
-                raise OptionError(f"the plan does not edit {tensor!r}{hint}")
-        operands: dict[str, Array] = {}
-        for tensor, inputs in known.items():
-            given = edits.get(tensor)
-            if given is not None and len(given) != len(inputs):
-                kinds = ", ".join(name.rpartition(".")[2] for name in inputs)
-                raise OptionError(f"the edit of {tensor!r} takes {kinds}; got {len(given)} arrays")
-            for i, name in enumerate(inputs):
-                # An edit behind all that is read has been pruned.
-                if name in self._inputs:
-                    value = None if given is None else given[i]
-                    operands[name] = self._operand(batch, name, value)
-        return operands
-
-    def _given(self, batch: Batch, given: Mapping[str, Array]) -> dict[str, Array]:
-        inputs = self.instrumented.given_inputs
-        if set(given) != set(inputs):
-            raise OptionError(f"the plan is given {sorted(inputs)}, not {sorted(given)}")
-        for tensor, value in given.items():
-            if value.ndim != 3 or value.shape[:2] != batch.ids.shape:
-                rows, tokens = batch.ids.shape
-                raise OptionError(
-                    f"{tensor!r} is given as {list(value.shape)}; "
-                    f"it takes [{rows}, {tokens}, units]"
-                )
-        # A tap reads half precision as float32; the graph goes on in its own type.
-        return {
-            inputs[tensor]: np.asarray(value, dtype=self._operand_types[inputs[tensor]][0])
-            for tensor, value in given.items()
-        }
-
-    def _operand(self, batch: Batch, name: str, value: Array | None) -> Array:
-        dtype, units = self._operand_types[name]
-        kind = name.rpartition(".")[2]
-        if value is None:
-            return np.full((1, 1, units), IDENTITY[kind], dtype=dtype)
-        value = np.asarray(value, dtype=dtype)
-        rows, tokens = batch.ids.shape
-        fits = value.ndim == 3 and value.shape[0] in (1, rows) and value.shape[1] in (1, tokens)
-        if not fits or value.shape[2] != units:
-            raise OptionError(
-                f"the {kind} of an edit has shape {list(value.shape)}; it takes "
-                f"[{rows} or 1, {tokens} or 1, {units}]"
-            )
-        return value
+        return self._operands.of_edits(batch, edits)
 
     @cached_property
-    def _operand_types(self) -> dict[str, tuple[str, int]]:
-        """Dtype and units of each operand and given tensor, as onnxruntime has them."""
-        names = {name for inputs in self.instrumented.edit_inputs.values() for name in inputs}
-        names |= set(self.instrumented.given_inputs.values())
-        return {
-            value.name: (TYPES[value.type], value.shape[-1])
-            for value in self._session.get_inputs()
-            if value.name in names
-        }
+    def _operands(self) -> Operands:
+        return Operands(self.instrumented, self._session)
+
+
+def _text(batch: Batch | ArrayBatch) -> Batch | None:
+    """The tokens of a batch, if it has any."""
+    return batch if isinstance(batch, Batch) else batch.text
+
+
+def _top(values: Array, ids: Array, mean: Array, variance: Array, total: Array) -> Top:
+    """The outputs of `TopLogits`, in their order."""
+    return Top(ids, values, mean, variance, total)
+
+
+def _part_of(part: Part, value: Array | Held, *, whole: bool) -> Array | Held:
+    if isinstance(value, Held):
+        if whole:
+            return value
+        value = value.numpy()
+    # onnxruntime has written into callers' arrays: each run gets its own.
+    return value.copy() if whole else part.operand(value).copy()
+
+
+def _on_host(feeds: Mapping[str, Array | Held]) -> dict[str, Array]:
+    return {
+        name: value.numpy() if isinstance(value, Held) else value for name, value in feeds.items()
+    }

@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import get_args
 
 import numpy as np
+from numpy.typing import NDArray
 
 from onnxloc.bundle import BundleInfo
 from onnxloc.errors import OptionError
@@ -16,8 +17,10 @@ from onnxloc.graph.load import read_model
 from onnxloc.network import Network
 from onnxloc.runtime.model import Model
 from onnxloc.runtime.providers import RuntimeOptions
+from onnxloc.runtime.tokens import Tokens
+from onnxloc.studies.edit_values import PlannedEdit, TextForm, gather_facts
+from onnxloc.studies.edits import Change, UnitEdit, as_edit
 from onnxloc.studies.masks import unit_masks
-from onnxloc.studies.means import Replacement, mean_activations
 
 __all__ = ["BakeOptions", "Baked", "bake_network"]
 
@@ -31,21 +34,29 @@ class BakeOptions:
 
     Attributes
     ----------
-    replacement : {"zero", "mean"}
-        What a unit of the network becomes: 0, or its mean over all tokens of the given texts in the
-        intact model.
+    replacement : str or UnitEdit
+        What becomes of a unit of the network: "zero", "mean" (over all tokens of the given texts in
+        the intact model), or another edit that is the same for every token; see `as_edit`.
     batch_size : int
         Rows run at a time for the means.
     """
 
-    replacement: Replacement = "zero"
+    replacement: str | UnitEdit = "zero"
     batch_size: int = 32
 
     def __post_init__(self) -> None:
-        if self.replacement not in get_args(Replacement):
-            raise OptionError(f"a unit is replaced by zero or mean, not by {self.replacement!r}")
+        if not self.edit.fixed:
+            raise OptionError(
+                f"{self.edit.name} differs from token to token and cannot be built in; zero, mean, "
+                "force, scale and steer can"
+            )
         if self.batch_size < 1:
             raise OptionError("the batch size must be 1 or more")
+
+    @cached_property
+    def edit(self) -> UnitEdit:
+        """What becomes of a unit."""
+        return as_edit(self.replacement)
 
 
 @dataclass(frozen=True)
@@ -68,7 +79,7 @@ def bake_network(
     force: bool = False,
     show_progress: bool = False,
 ) -> Baked:
-    """Write a bundle in whose model the network's units are replaced at every token.
+    """Write a bundle in whose model the network's units are edited at every token.
 
     The model's inputs and outputs stay as they are. Its external data is copied, not linked: a
     change of one file must never reach the other model.
@@ -78,11 +89,11 @@ def bake_network(
     model : Model
         The model.
     network : Network
-        The units to replace.
+        The units to edit.
     path : Path
         The bundle to write.
     options : BakeOptions, optional
-        What they become.
+        What becomes of them.
     runtime : RuntimeOptions, optional
         Provider and threads for the means.
     texts : sequence of str
@@ -105,23 +116,22 @@ def bake_network(
     check_apart(model.bundle, path)
     network.check_model(model.graph.hash, force_model)
     masks = unit_masks(model, [network])
-    sites = tuple(masks)
-    if options.replacement == "mean":
-        if not texts:
-            raise OptionError("means need texts to be taken over")
-        means = mean_activations(
-            model,
-            sites,
-            model.encode_scored(list(texts)),
-            runtime or RuntimeOptions(),
-            batch_size=options.batch_size,
-            show_progress=show_progress,
-        )
-        values = {tensor: mean.reshape(-1) for tensor, mean in means.items()}
-    else:
-        values = {site.tensor: np.zeros(site.units, site.dtype) for site in sites}
+    edit = options.edit
+    planned = PlannedEdit(edit, Tokens(), tuple(masks), network.sites)
+    if edit.needs and not (texts or edit.measured_on):
+        raise OptionError("means need texts to be taken over")
+    (facts,) = gather_facts(
+        model,
+        [planned],
+        TextForm(model.encode_scored, 1),
+        runtime or RuntimeOptions(),
+        sequences=model.encode_scored(list(texts)) if edit.needs else (),
+        batch_size=options.batch_size,
+        show_progress=show_progress,
+    )
     edits = {
-        site.tensor: FixedEdit(mask[0, 0], values[site.tensor]) for site, mask in masks.items()
+        site.tensor: _fixed(mask[0, 0], edit.change(site, facts, None, planned.tokens))
+        for site, mask in masks.items()
     }
     proto = bake(model.graph, model.sites, edits)
     # Loading drops inputs that have a default value, and completes the outputs' shapes.
@@ -129,19 +139,24 @@ def bake_network(
     del proto.graph.input[:], proto.graph.output[:]
     proto.graph.input.extend(original.input)
     proto.graph.output.extend(original.output)
-    set_note(proto, NOTE, f"{network.size} units set to {options.replacement}")
-    write_bundle(model.bundle, proto, path, _info(model, network, options), force=force)
+    set_note(proto, NOTE, f"{network.size} units {edit.said}")
+    write_bundle(model.bundle, proto, path, _info(model, network, edit), force=force)
     return Baked(int(sum(edit.mask.sum() for edit in edits.values())), len(edits))
 
 
-def _info(model: Model, network: Network, options: BakeOptions) -> BundleInfo:
+def _fixed(mask: NDArray[np.bool_], change: Change) -> FixedEdit:
+    scale = None if change.scale is None else change.scale.reshape(-1)
+    return FixedEdit(mask, change.shift.reshape(-1), scale)
+
+
+def _info(model: Model, network: Network, edit: UnitEdit) -> BundleInfo:
     info = model.bundle.info
     return replace(
         info,
-        name=f"{info.name}-{options.replacement}",
+        name=f"{info.name}-{edit.name}",
         exporter="bake",
         versions={name: version(name) for name in ("onnxloc", "numpy", "onnx")},
-        source=f"{info.name}, {network.size} units set to {options.replacement}",
+        source=f"{info.name}, {network.size} units {edit.said}",
         source_sha256=model.graph.hash,
         opset=model.graph.opset,
     )

@@ -2,19 +2,30 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, get_args
+from functools import cached_property
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from onnxloc.errors import OptionError
-from onnxloc.graph.plan import Edit
 from onnxloc.network import Network
 from onnxloc.progress import Progress
-from onnxloc.runtime.generate import Generated, Sampling, generate, generation_plan
+from onnxloc.runtime.generate import (
+    Generated,
+    Sampling,
+    WindowEdits,
+    generate,
+    generation_plan,
+)
 from onnxloc.runtime.model import Model
 from onnxloc.runtime.providers import RuntimeOptions
+from onnxloc.runtime.session import EditValues
+from onnxloc.runtime.tokens import Tokens
+from onnxloc.studies.edit_texts import Patch
+from onnxloc.studies.edit_values import NetworkEdits, PlannedEdit, TextForm, gather_facts
+from onnxloc.studies.edits import EditInputs, Facts, UnitEdit, as_edit
 from onnxloc.studies.masks import unit_masks
-from onnxloc.studies.means import Replacement, mean_activations
 
 __all__ = ["Continuation", "Continuations", "ContinueOptions", "continue_prompts"]
 
@@ -27,9 +38,12 @@ class ContinueOptions:
     ----------
     sampling : Sampling
         How tokens are chosen, and how many.
-    replacement : {"zero", "mean"}
-        What an ablated unit becomes, at every token: 0, or its mean over the tokens of the prompts
-        in the intact model.
+    replacement : str or UnitEdit
+        What becomes of an ablated unit: "zero", "mean" (over the tokens of the prompts in the
+        intact model), or any other edit; see `as_edit`.
+    tokens : str or Tokens
+        At which tokens: "all", "prompt", "generated", "last" (that of the prompt), or positions in
+        the prompt such as "0,3,-1", counted from its first token behind a BOS token.
     bos : bool or None
         Whether a BOS token stands in front; None for what the model's metadata says.
     batch_size : int
@@ -37,15 +51,30 @@ class ContinueOptions:
     """
 
     sampling: Sampling = field(default_factory=Sampling)
-    replacement: Replacement = "zero"
+    replacement: str | UnitEdit = "zero"
+    tokens: str | Tokens = "all"
     bos: bool | None = None
     batch_size: int = 32
 
     def __post_init__(self) -> None:
-        if self.replacement not in get_args(Replacement):
-            raise OptionError(f"a unit is replaced by zero or mean, not by {self.replacement!r}")
+        edit, tokens = self.edit, self.where
+        if isinstance(edit, Patch) and edit.source_tokens(tokens).kind in ("all", "generated"):
+            raise OptionError(
+                "as many tokens are generated as it takes, so none can be patched one for one; "
+                "choose prompt, last or positions, or a single token of the text to patch from"
+            )
         if self.batch_size < 1:
             raise OptionError("the batch size must be 1 or more")
+
+    @cached_property
+    def edit(self) -> UnitEdit:
+        """What becomes of a unit."""
+        return as_edit(self.replacement, EditInputs(seed=self.sampling.seed))
+
+    @property
+    def where(self) -> Tokens:
+        """At which tokens."""
+        return self.tokens if isinstance(self.tokens, Tokens) else Tokens.parse(self.tokens)
 
 
 @dataclass(frozen=True)
@@ -83,13 +112,15 @@ class Continuations:
     @property
     def record(self) -> dict[str, Any]:
         """All of it as JSON has it."""
-        options = asdict(self.options)
+        edit = self.options.edit
         return {
             "format": 1,
             "model": dict(self.model),
-            "sampling": options["sampling"],
-            "with": options["replacement"],
-            "bos": options["bos"],
+            "sampling": asdict(self.options.sampling),
+            "with": edit.label,
+            "tokens": self.options.where.label,
+            **edit.parameters,
+            "bos": self.options.bos,
             "continuations": [asdict(item) for item in self.items],
         }
 
@@ -139,20 +170,23 @@ def continue_prompts(
         network.check_model(model.graph.hash, force_model)
     bos = info.add_bos if options.bos is None else options.bos
     encoded = model.encode(list(prompts), bos=bos)
-    masks = {} if network is None else unit_masks(model, [network])
-    plan = generation_plan(model, [Edit(site.tensor) for site in masks])
-    session = model.compile(plan, runtime)
-    if options.replacement == "mean" and masks:
-        values = mean_activations(
+    masks = {} if network is None else unit_masks(model, [None, network])
+    edit = options.edit
+    span = {} if network is None else network.sites
+    planned = PlannedEdit(edit, options.where, tuple(masks), span)
+    session = model.compile(generation_plan(model, planned.plan_edits), runtime)
+    facts = Facts()
+    if network is not None:
+        (facts,) = gather_facts(
             model,
-            tuple(masks),
-            model.encode_scored(list(prompts)),
+            [planned],
+            TextForm(lambda texts: model.encode(texts, bos=bos), int(bos)),
             runtime,
+            sequences=model.encode_scored(list(prompts)) if edit.needs else (),
             batch_size=options.batch_size,
             show_progress=show_progress,
         )
-    else:
-        values = {site.tensor: np.zeros((1, 1, site.units), site.dtype) for site in masks}
+    edits = NetworkEdits(planned, facts, masks)
     conditions = ("intact",) if network is None else ("intact", "network")
     # A row for each prompt and condition, and which of equal prompts it is.
     rows = [(i, condition) for i in range(len(prompts)) for condition in conditions]
@@ -164,15 +198,14 @@ def continue_prompts(
     with Progress("generating", total, show=show_progress) as progress:
         for start in range(0, len(rows), step):
             part = rows[start : start + step]
-            ablated = np.array([condition == "network" for _, condition in part])[:, None, None]
-            edits = {
-                site.tensor: (ablated & mask, values[site.tensor]) for site, mask in masks.items()
-            }
+            # The first of the masks takes no unit, the second is the network.
+            which = np.array([condition == "network" for _, condition in part], dtype=np.int64)
             done += generate(
                 session,
                 [encoded[i] for i, _ in part],
                 options.sampling,
-                edits=edits,
+                edits=_operands(edits, which),
+                front=int(bos),
                 eos=eos,
                 pad=model.pad,
                 limit=info.max_tokens,
@@ -184,6 +217,13 @@ def continue_prompts(
         for (i, condition), one in zip(rows, done, strict=True)
     )
     return Continuations(items, model.description, options)
+
+
+def _operands(edits: NetworkEdits, which: NDArray[np.int64]) -> EditValues | WindowEdits:
+    """What `generate` takes: operands that hold at every token, or what gives them."""
+    if edits.planned.everywhere or not edits.masks:
+        return edits.operands(which, None)
+    return lambda window: edits.operands(which[window.rows], window)
 
 
 def _parts(one: Generated) -> tuple[tuple[int, ...], tuple[float, ...], str]:

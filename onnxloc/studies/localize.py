@@ -1,46 +1,49 @@
 """Localizing: which units respond more to one condition than to the other."""
 
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any, get_args
 
 import numpy as np
-from numpy.typing import NDArray
 
+from onnxloc.activation_writer import ActivationWriter
+from onnxloc.activations import Activations
 from onnxloc.choose import Selection
 from onnxloc.errors import OptionError
 from onnxloc.folder import new_folder
 from onnxloc.graph.plan import Plan, Pool, Tap
 from onnxloc.graph.sites import Site
-from onnxloc.network import Network, network_from_flat
-from onnxloc.progress import Progress
-from onnxloc.runtime.batches import batches
+from onnxloc.network import network_from_flat
 from onnxloc.runtime.model import Model
 from onnxloc.runtime.providers import RuntimeOptions
-from onnxloc.runtime.session import Session
-from onnxloc.stats.contrast import Contrast, welch
+from onnxloc.stats.compare import TESTS, Test
+from onnxloc.stats.contrast import Contrast, student, welch
 from onnxloc.stats.moments import Moments
 from onnxloc.stats.multiple import benjamini_hochberg
 from onnxloc.stimuli import LOCALIZERS, StimulusSet
-from onnxloc.store import (
-    NETWORK_FILE,
-    UNITS_FILE,
-    VERSIONED,
-    Manifest,
-    Step,
-    package_versions,
-    write_summary,
-    write_table,
-)
+from onnxloc.stimuli.arrays import ArraySet
+from onnxloc.store import VERSIONED, Step, package_versions
+from onnxloc.studies.agreement import agree
+from onnxloc.studies.found import found_units
+from onnxloc.studies.localization import Localization
+from onnxloc.studies.presented import Presented, present
+from onnxloc.studies.responses import response_moments
+from onnxloc.studies.stored import Rows, check_test, stored_contrast
 
-if TYPE_CHECKING:
-    from pandas import DataFrame
+__all__ = [
+    "Localization",
+    "LocalizeOptions",
+    "Selection",
+    "localize",
+    "localize_into",
+    "response_moments",
+]
 
-__all__ = ["Localization", "LocalizeOptions", "Selection", "localize", "response_moments"]
-
-ALPHA = 0.05
+# The tests that can be made from sums alone, as texts arrive.
+STREAMED = {"welch": welch, "student": student}
+DEFAULT_SITES = ("block.*.out",)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,9 +53,10 @@ class LocalizeOptions:
     Attributes
     ----------
     sites : tuple of str
-        Patterns of sites.
-    pool : {"last", "mean", "sum", "max"}
-        How a text's tokens are pooled.
+        Patterns of sites. Where arrays are shown to a model without blocks, the default stands for
+        every operation.
+    pool : {"last", "mean", "sum", "max"} or None
+        How a text's tokens are pooled; None for the stimulus set's own way.
     max_tokens : int or None
         Texts are cut to that many tokens, a BOS token counted; 0 for no cut, None for the stimulus
         set's own value.
@@ -60,137 +64,121 @@ class LocalizeOptions:
         Whether a BOS token is put in front; None for what the model's metadata says.
     magnitude : bool
         Compare absolute activations, as the paper's code does; else signed ones.
+    test : {"welch", "student", "paired", "mannwhitney"}
+        The test of each unit. The last two need the activations kept.
+    permutations : int
+        Number of permutations for family-wise p-values, 0 for none; they need the activations kept.
     selection : Selection
         Which units are chosen.
     batch_size : int
         Texts run at a time.
     seed : int
-        Of a random draw, where `selection` makes one.
+        Of the permutations, and of a random draw, where `selection` makes one.
+    agreement : bool
+        Whether a run on another provider than cpu, or in less than float32, is done again in
+        float32 on the CPU, to report how far both agree.
     """
 
-    sites: tuple[str, ...] = ("block.*.out",)
-    pool: Pool = "last"
+    sites: tuple[str, ...] = DEFAULT_SITES
+    pool: Pool | None = None
     max_tokens: int | None = None
     bos: bool | None = None
     magnitude: bool = True
+    test: Test = "welch"
+    permutations: int = 0
     selection: Selection = field(default_factory=Selection)
     batch_size: int = 32
     seed: int = 0
+    agreement: bool = True
 
     def __post_init__(self) -> None:
-        if self.pool == "none" or self.pool not in get_args(Pool):
+        if self.pool == "none" or self.pool not in (None, *get_args(Pool)):
             raise OptionError(f"a localizer pools by last, mean, sum or max, not {self.pool!r}")
         if self.batch_size < 1:
             raise OptionError("the batch size must be 1 or more")
         if self.max_tokens is not None and self.max_tokens < 0:
             raise OptionError("the number of tokens must be 0 (no cut) or more")
-
-
-@dataclass(frozen=True, eq=False)
-class Localization:
-    """What a localizer found.
-
-    Attributes
-    ----------
-    sites : tuple of Site
-        The sites that were read.
-    contrast : Contrast
-        Statistics of every unit, site after site.
-    q : ndarray of float64, [units]
-        Benjamini-Hochberg adjusted p-values.
-    network : Network
-        The chosen units.
-    summary : mapping
-        The run's ``summary.json``.
-    step : Step
-        The run's record.
-    """
-
-    sites: tuple[Site, ...]
-    contrast: Contrast
-    q: NDArray[np.float64]
-    network: Network
-    summary: Mapping[str, Any]
-    step: Step
+        if self.test not in TESTS:
+            raise OptionError(f"a test is one of {', '.join(TESTS)}, not {self.test!r}")
+        if self.selection.how == "fwe" and not self.permutations:
+            raise OptionError("choosing by family-wise p needs permutations (--permutations)")
 
     @property
-    def offsets(self) -> NDArray[np.int64]:
-        """Where each site begins among the units, and the end: ``[sites + 1]``."""
-        return np.cumsum([0, *(site.units for site in self.sites)])
+    def needs_values(self) -> bool:
+        """Whether sums are not enough, and the activations must be kept."""
+        return self.test not in STREAMED or self.permutations > 0
 
-    def units(self) -> "DataFrame":
-        """One row a unit: the table ``units.parquet``."""
-        import pandas as pd
 
-        counts = [site.units for site in self.sites]
+def localize_into(
+    path: str | Path,
+    model: Model,
+    stimuli: StimulusSet | ArraySet,
+    options: LocalizeOptions | None = None,
+    runtime: RuntimeOptions | None = None,
+    *,
+    force: bool = False,
+    command: str = "",
+    show_progress: bool = False,
+    report: Callable[[str], None] | None = None,
+) -> Localization:
+    """Localize, and write a run folder that keeps the pooled activations of every stimulus.
 
-        def column(values: Sequence[str]) -> object:
-            kinds = list(dict.fromkeys(values))
-            codes = np.repeat([kinds.index(value) for value in values], counts)
-            return pd.Categorical.from_codes(codes.tolist(), categories=pd.Index(kinds))
+    Parameters
+    ----------
+    path : str or Path
+        The run folder to write, whole or not at all.
+    force : bool
+        Replace a run that stands there.
+    report : callable, optional
+        Told how much will be written, before the model is run.
 
-        blocks = np.array([-1 if s.block is None else s.block for s in self.sites], np.int32)
-        block = pd.arrays.IntegerArray(np.repeat(blocks, counts), np.repeat(blocks < 0, counts))
-        c = self.contrast
-        return pd.DataFrame(
-            {
-                "site": column([site.name for site in self.sites]),
-                "unit": np.concatenate([np.arange(n, dtype=np.int32) for n in counts]),
-                "role": column([site.role for site in self.sites]),
-                "block": block,
-                "op_type": column([site.op_type for site in self.sites]),
-                "mean_positive": c.mean_positive,
-                "mean_control": c.mean_control,
-                "t": c.t,
-                "df": c.df,
-                "p": c.p,
-                "q": self.q,
-                "d": c.d,
-                "selected": np.concatenate([self.network.mask(s.name) for s in self.sites]),
-            }
+    Other parameters are those of `localize`.
+
+    Raises
+    ------
+    OnnxlocError
+        One of its kinds: as `localize`, and if the folder cannot be written or the disk has not
+        enough space.
+    """
+    path = Path(path)
+    with new_folder(path, force=force) as staging:
+        found = localize(
+            model,
+            stimuli,
+            options,
+            runtime,
+            command=command,
+            show_progress=show_progress,
+            keep=staging,
+            report=report,
         )
-
-    def write(self, folder: Path) -> None:
-        """Write the tables of this step into a run folder."""
-        write_table(folder, UNITS_FILE, self.units())
-        self.network.save(folder / NETWORK_FILE)
-
-    def save(self, path: str | Path, *, force: bool = False) -> None:
-        """Write a run folder, whole or not at all.
-
-        Raises
-        ------
-        RunError
-            If `path` is taken or cannot be written.
-        """
-        path = Path(path)
-        with new_folder(path, force=force) as staging:
-            self.write(staging)
-            write_summary(staging, self.summary)
-            Manifest(name=path.name, steps=(self.step,)).write(staging)
+        found.write_run(staging, path.name)
+    return found
 
 
 def localize(
     model: Model,
-    stimuli: StimulusSet,
+    stimuli: StimulusSet | ArraySet,
     options: LocalizeOptions | None = None,
     runtime: RuntimeOptions | None = None,
     *,
     command: str = "",
     show_progress: bool = False,
+    keep: Path | None = None,
+    report: Callable[[str], None] | None = None,
 ) -> Localization:
     """Find the units that respond more to the positive condition than to the control.
 
     Each text is run through the model, the tokens of each site are pooled inside the graph, and the
-    two conditions are compared for each unit by Welch's t-test on streaming moments: memory does
-    not grow with the number of texts.
+    two conditions are compared for each unit. Welch's and Student's tests work on streaming
+    moments: memory does not grow with the number of texts.
 
     Parameters
     ----------
     model : Model
         What is localized in.
-    stimuli : StimulusSet
-        The two conditions.
+    stimuli : StimulusSet or ArraySet
+        The two conditions, as texts or as arrays.
     options : LocalizeOptions, optional
         What is read and how units are chosen.
     runtime : RuntimeOptions, optional
@@ -199,6 +187,11 @@ def localize(
         The command line to put on record.
     show_progress : bool
         Draw a bar, if standard error is a terminal.
+    keep : Path, optional
+        Folder of a run that is being written, where activations are to be kept; `localize_into`
+        takes care of it.
+    report : callable, optional
+        Told how much will be kept, before the model is run.
 
     Raises
     ------
@@ -207,91 +200,152 @@ def localize(
     """
     options = options or LocalizeOptions()
     runtime = runtime or RuntimeOptions()
+    pool = options.pool or (stimuli.pool if isinstance(stimuli, StimulusSet) else "last")
+    options = replace(options, pool=pool)
     started = time.perf_counter()
-    sites = model.sites.match(options.sites)
+    shown = present(model, stimuli, max_tokens=options.max_tokens, bos=options.bos)
+    model = shown.model
+    patterns = shown.sites_or_all(options.sites, DEFAULT_SITES)
+    sites = model.sites.match(patterns)
     # Found wrong only after the run, it would cost the run.
     options.selection.count(sum(site.units for site in sites))
-    bos = model.bundle.info.add_bos if options.bos is None else options.bos
-    cut = stimuli.max_tokens if options.max_tokens is None else options.max_tokens
-    texts = [*stimuli.positive, *stimuli.control]
-    sequences = model.encode(texts, bos=bos, max_tokens=cut)
-    plan = Plan(taps=tuple(Tap(site.tensor, options.pool) for site in sites))
+    if options.needs_values and keep is None:
+        raise OptionError(
+            "permutations, the paired test and Mann and Whitney's need the activations: keep them "
+            "(--keep-activations)"
+        )
+    plan = Plan(taps=tuple(Tap(site.tensor, pool) for site in sites))
     session = model.compile(plan, runtime)
+    is_positive = shown.is_positive
+    if options.test == "paired":
+        check_test(
+            "paired",
+            Rows(np.flatnonzero(is_positive), np.flatnonzero(~is_positive), shown.paired),
+        )
+    writer = None
+    if keep is not None:
+        writer = ActivationWriter([(s.name, s.units, s.dtype) for s in sites], len(is_positive))
+        if report is not None:
+            report(writer.estimate)
+        writer.start(keep)
     loaded = time.perf_counter()
     positive, control = response_moments(
         session,
         [site.units for site in sites],
-        sequences,
-        np.arange(len(texts)) < len(stimuli.positive),
-        options,
-        pad=model.pad,
+        shown.batches(options.batch_size),
+        is_positive,
+        magnitude=options.magnitude,
         show_progress=show_progress,
+        writer=writer,
     )
-    contrast = welch(positive, control)
+    kept = {} if writer is None else writer.finish(is_positive, shown.names, paired=shown.paired)
+    p_fwe = None
+    if keep is not None and options.needs_values:
+        stored = Activations.in_folder(keep)
+        contrast, p_fwe = stored_contrast(
+            stored,
+            Rows.of(stored),
+            options.test,
+            magnitude=options.magnitude,
+            permutations=options.permutations,
+            seed=options.seed,
+            show_progress=show_progress,
+        )
+    else:
+        contrast = STREAMED[options.test](positive, control)
     q = benjamini_hochberg(contrast.p)
-    chosen = options.selection.choose(contrast.t, q, options.seed)
+    chosen = options.selection.choose(contrast.t, q, options.seed, p_fwe)
     network = network_from_flat(
         chosen,
         {site.name: site.units for site in sites},
         model.graph.hash,
-        _how(options),
+        options.selection.describe(options.seed),
     )
     done = time.perf_counter()
+    compared: dict[str, Any] = {}
+    seconds = {"load": loaded - started, "run": done - loaded}
+    if not runtime.is_reference:
+        compared["placement"] = session.placement
+        if options.agreement:
+            own = (positive, control)
+            compared["agreement"] = _agreement(shown, sites, plan, options, runtime, own)
+            seconds["agreement"] = time.perf_counter() - done
     step = Step(
         step="localize",
         command=command,
         parameters={
             "model": model.bundle.info.name,
             "localizer": _lasting(stimuli.source),
-            "sites": list(options.sites),
-            "pool": options.pool,
-            "max_tokens": cut,
-            "bos": bos,
+            "sites": list(patterns),
+            "pool": _pool(options, sites),
+            "max_tokens": shown.max_tokens,
+            "bos": shown.bos,
             "magnitude": options.magnitude,
-            **_how(options),
+            "test": options.test,
+            "permutations": options.permutations,
+            **options.selection.describe(options.seed),
             "batch_size": options.batch_size,
             "seed": options.seed,
+            "precision": runtime.precision,
         },
-        hashes={"model": model.graph.hash, "stimuli": stimuli.hash, "plan": plan.hash},
+        hashes={"model": model.graph.hash, "stimuli": stimuli.hash, "plan": plan.hash, **kept},
         versions=package_versions(VERSIONED),
-        seconds={"load": loaded - started, "run": done - loaded},
+        seconds=seconds,
         provider=session.provider,
         threads=runtime.threads,
     )
     summary = {
         "format": 1,
         "model": model.description,
-        "localize": _summary(stimuli, options, cut, bos, sites, contrast, q, network),
+        "localize": {
+            **_summary(stimuli, options, shown, sites, contrast),
+            **found_units(sites, contrast.t, q, p_fwe, network),
+            **compared,
+        },
     }
-    return Localization(sites, contrast, q, network, summary, step)
+    return Localization(sites, contrast, q, network, summary, step, p_fwe=p_fwe)
 
 
-def response_moments(
-    session: Session,
-    widths: Sequence[int],
-    sequences: Sequence[Sequence[int]],
-    is_positive: NDArray[np.bool_],
+def _agreement(
+    shown: Presented,
+    sites: Sequence[Site],
+    plan: Plan,
     options: LocalizeOptions,
-    *,
-    pad: int,
-    show_progress: bool = False,
-) -> tuple[Moments, Moments]:
-    """Moments of every unit of every tap in the positive and in the control condition."""
-    ups = [Moments(width) for width in widths]
-    downs = [Moments(width) for width in widths]
-    with Progress("localizing", len(sequences), show=show_progress) as progress:
-        for batch in batches(sequences, max_rows=options.batch_size, pad=pad):
-            values = session.taps(batch).values()
-            positive = is_positive[batch.rows]
-            for streams, rows in ((ups, positive), (downs, ~positive)):
-                if not rows.any():
-                    continue
-                whole = bool(rows.all())
-                for stream, value in zip(streams, values, strict=True):
-                    some = value if whole else value[rows]
-                    stream.update(np.abs(some) if options.magnitude else some)
-            progress.add(len(batch.rows))
-    return Moments.joined(ups), Moments.joined(downs)
+    runtime: RuntimeOptions,
+    own: tuple[Moments, Moments],
+) -> dict[str, Any]:
+    """Run everything again in float32 on the CPU, and compare.
+
+    Tests that need the values of all stimuli are compared by Welch's t.
+    """
+    reference = response_moments(
+        shown.model.compile(plan, RuntimeOptions(threads=runtime.threads)),
+        [site.units for site in sites],
+        shown.batches(options.batch_size),
+        shown.is_positive,
+        magnitude=options.magnitude,
+    )
+    test = STREAMED.get(options.test, welch)
+    contrasts = [test(*moments) for moments in (own, reference)]
+    networks = None
+    if options.selection.how != "fwe":
+        one, other = (
+            network_from_flat(
+                options.selection.choose(c.t, benjamini_hochberg(c.p), options.seed),
+                {site.name: site.units for site in sites},
+                shown.model.graph.hash,
+                options.selection.describe(options.seed),
+            )
+            for c in contrasts
+        )
+        networks = (one, other)
+    t, reference_t = (c.t for c in contrasts)
+    return asdict(agree(t, reference_t, sites, networks, len(shown.is_positive)))
+
+
+def _pool(options: LocalizeOptions, sites: Sequence[Site]) -> Pool | None:
+    """How tokens are pooled; None where there are none."""
+    return options.pool if any(site.has_tokens for site in sites) else None
 
 
 def _lasting(source: str) -> str:
@@ -300,26 +354,13 @@ def _lasting(source: str) -> str:
     return str(path.resolve()) if source not in LOCALIZERS and path.exists() else source
 
 
-def _how(options: LocalizeOptions) -> dict[str, str | int | float]:
-    selection = options.selection
-    how: dict[str, str | int | float] = {"how": selection.how, "value": selection.value}
-    if selection.within is not None:
-        how["within"] = "{:g}-{:g}".format(*selection.within)
-        how["seed"] = options.seed
-    return how
-
-
 def _summary(
-    stimuli: StimulusSet,
+    stimuli: StimulusSet | ArraySet,
     options: LocalizeOptions,
-    cut: int,
-    bos: bool,
-    sites: tuple[Site, ...],
+    shown: Presented,
+    sites: Sequence[Site],
     contrast: Contrast,
-    q: NDArray[np.float64],
-    network: Network,
 ) -> dict[str, Any]:
-    chosen_t = np.concatenate([np.zeros(0), *_split(contrast.t, sites, network)])
     return {
         "localizer": stimuli.name,
         "localizer_version": stimuli.version,
@@ -327,37 +368,12 @@ def _summary(
         "control_label": stimuli.control_label,
         "n_positive": contrast.n_positive,
         "n_control": contrast.n_control,
-        "pool": options.pool,
-        "max_tokens": cut,
-        "bos": bos,
+        "of_arrays": isinstance(stimuli, ArraySet),
+        "pool": _pool(options, sites),
+        "max_tokens": shown.max_tokens,
+        "bos": shown.bos,
         "magnitude": options.magnitude,
-        "n_sites": len(sites),
-        "n_units": contrast.t.size,
-        "n_selected": network.size,
-        "selection": _how(options),
-        "smallest_t": float(chosen_t.min()) if chosen_t.size else None,
-        "n_undefined": contrast.n_undefined,
-        "n_significant": int(((q <= ALPHA) & (contrast.t > 0)).sum()),
-        "by_site": [
-            {
-                "site": site.name,
-                "block": site.block,
-                "role": site.role,
-                "units": site.units,
-                "selected": len(network.units.get(site.name, ())),
-            }
-            for site in sites
-        ],
+        "test": options.test,
+        "permutations": options.permutations,
+        "selection": options.selection.describe(options.seed),
     }
-
-
-def _split(
-    values: NDArray[np.float64], sites: tuple[Site, ...], network: Network
-) -> list[NDArray[np.float64]]:
-    bounds = np.cumsum([site.units for site in sites])[:-1]
-    parts = np.split(values, bounds)
-    return [
-        part[network.units[site.name]]
-        for site, part in zip(sites, parts, strict=True)
-        if site.name in network.units
-    ]

@@ -238,6 +238,6 @@ def test_what_cannot_be_baked(tmp_path, model):
         bake_network(model, other, out)
     with pytest.raises(NetworkError, match=f"has {n} units in this model, 7 in the network"):
         bake_network(model, other, out, force_model=True)
-    with pytest.raises(OptionError, match="zero or mean"):
+    with pytest.raises(OptionError, match="there is no edit 'one'"):
         BakeOptions(replacement="one")
     assert not out.exists()
