@@ -1,5 +1,6 @@
 """From a GGUF file to a bundle, without a training framework."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -17,7 +18,7 @@ from onnxloc.bundle import MODEL_FILE, TOKENIZER_FILE, WEIGHTS_FILE, Bundle, Bun
 from onnxloc.errors import ExportError
 from onnxloc.folder import check_free, sha256_file
 
-__all__ = ["GGUFExporter"]
+__all__ = ["GGUFExporter", "read_decoder"]
 
 # Whether llama.cpp's converter stores the query and key rows in the order of adjacent pairs.
 PERMUTED = {"llama": True, "qwen2": False}
@@ -74,10 +75,16 @@ class GGUFExporter:
     with_past : bool
         Give the graph inputs and outputs for the keys and values of earlier tokens, as optimum's
         exports have them, so that generating a token need not run the whole text again.
+    parity : bool
+        Compare the bundle with the model as transformers reads it from the file; that needs torch.
+    allow_mismatch : bool
+        Write a bundle even if it differs from that by more than the tolerance.
     """
 
     dtype: Literal["float32", "float16"] = "float32"
     with_past: bool = False
+    parity: bool = False
+    allow_mismatch: bool = False
 
     # Recorded in each bundle; raise it when the same file would give another bundle.
     version: ClassVar[str] = "1"
@@ -151,8 +158,50 @@ class GGUFExporter:
                 eos_token_id=tokenizer.eos,
                 pad_token_id=tokenizer.pad,
             )
-            Bundle.describe(staging, info)
+            if self.parity:
+                # These need a training framework, the rest of this module none.
+                from onnxloc_exporters.gguf_parity import gguf_reference
+                from onnxloc_exporters.parity import record
+
+                reference, by = gguf_reference(source)
+                record(
+                    staging,
+                    info,
+                    reference,
+                    vocabulary=config.vocabulary,
+                    name=by,
+                    allow_mismatch=self.allow_mismatch,
+                )
+            else:
+                Bundle.describe(staging, info)
         return output
+
+
+def read_decoder(
+    source: Path,
+) -> tuple[DecoderConfig, NDArray[np.float32], Callable[[str], NDArray[np.floating]]]:
+    """Open the decoder that a GGUF file holds, for other exporters.
+
+    Parameters
+    ----------
+    source : Path
+        The GGUF file.
+
+    Returns
+    -------
+    tuple
+        Its sizes, the radians that each pair of coordinates turns for each position, and a function
+        that reads one float32 weight, by the names and in the shapes of `decoder_weights`.
+
+    Raises
+    ------
+    ExportError
+        If the file is damaged, or holds anything that is not known here.
+    """
+    file = GGUFFile(source)
+    config = _config(file, half=False, with_past=False)
+    _check_tensors(file, config)
+    return config, _inverse_frequencies(file, config.head_width), _Weights(file, config).read
 
 
 def _version(package: str) -> str:

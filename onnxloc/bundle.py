@@ -6,16 +6,14 @@ what can be known of them.
 """
 
 import json
-import re
-import types
-import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from onnxloc.bundle_info import BundleInfo, FileInfo, Parity, ParityCase, fits_type
 from onnxloc.errors import BundleError, ModelError
 from onnxloc.folder import new_folder, sha256_file
 from onnxloc.registry import one_line
@@ -23,138 +21,21 @@ from onnxloc.registry import one_line
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-__all__ = ["Bundle", "BundleInfo", "FileInfo", "fits_type"]
+__all__ = [
+    "Bundle",
+    "BundleInfo",
+    "FileInfo",
+    "Parity",
+    "ParityCase",
+    "checkpoint_info",
+    "fits_type",
+]
 
-FORMAT = 1
 MODEL_FILE = "model.onnx"
 WEIGHTS_FILE = "model.onnx.data"
 TOKENIZER_FILE = "tokenizer.json"
 INFO_FILE = "bundle.json"
 MAX_JSON_BYTES = 64 << 20
-
-
-@dataclass(frozen=True, kw_only=True)
-class FileInfo:
-    """Size in bytes and SHA-256 of one file of a bundle."""
-
-    size: int
-    sha256: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class BundleInfo:
-    """What ``bundle.json`` says.
-
-    Attributes
-    ----------
-    name : str
-        A name for people; nothing is looked up by it.
-    framework, exporter : str
-        Where the model came from ("gguf", "torch", ...) and what made the graph of it.
-    versions : mapping of str to str
-        Versions of the packages that made the graph.
-    source, source_sha256 : str
-        The source file or hub name, and the hash of the source file where there is one.
-    architecture, dtype, license : str
-        As the source names them; `dtype` is that of the weights ("float32", "float16").
-    opset : int
-        Opset of the default ONNX domain; 0 if unknown.
-    max_tokens : int or None
-        Longest input the model takes, in tokens.
-    add_bos : bool
-        Whether the model's own metadata asks for a BOS token in front of each text.
-    bos_token_id, eos_token_id, pad_token_id : int or None
-        Special tokens.
-    files : mapping of str to FileInfo
-        Every other file of the bundle.
-    format : int
-        Version of this record.
-    """
-
-    name: str
-    framework: str = "unknown"
-    exporter: str = "unknown"
-    versions: Mapping[str, str] = field(default_factory=dict)
-    source: str = ""
-    source_sha256: str = ""
-    architecture: str = ""
-    dtype: str = ""
-    license: str = ""
-    opset: int = 0
-    max_tokens: int | None = None
-    add_bos: bool = False
-    bos_token_id: int | None = None
-    eos_token_id: int | None = None
-    pad_token_id: int | None = None
-    files: Mapping[str, FileInfo] = field(default_factory=dict)
-    format: int = FORMAT
-
-    @classmethod
-    def from_json(cls, text: str, where: Path) -> Self:
-        """Read ``bundle.json``; unknown keys and wrong types are errors.
-
-        Raises
-        ------
-        BundleError
-            If the text is not such a record.
-        """
-        try:
-            raw = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise BundleError(f"{where} is not JSON: {one_line(error)}") from error
-        if not isinstance(raw, dict):
-            raise BundleError(f"{where} must hold a JSON object")
-        unknown = sorted(set(raw) - {f.name for f in fields(cls)})
-        if unknown:
-            raise BundleError(f"{where}: unknown key {unknown[0]!r}")
-        if raw.get("format") != FORMAT:
-            raise BundleError(f"{where}: format {raw.get('format')!r} is not {FORMAT}")
-        for name, hint in typing.get_type_hints(cls).items():
-            if name in raw and name != "files" and not fits_type(raw[name], hint):
-                raise BundleError(f"{where}: {name} has the wrong type")
-        for name in ("max_tokens", "bos_token_id", "eos_token_id", "pad_token_id", "opset"):
-            if (raw.get(name) or 0) < 0 or (name == "max_tokens" and raw.get(name) == 0):
-                raise BundleError(f"{where}: {name} cannot be {raw[name]}")
-        if "name" not in raw:
-            raise BundleError(f"{where}: name is missing")
-        return cls(**{**raw, "files": _files(raw.get("files", {}), where)})
-
-    def to_json(self) -> str:
-        """The text of ``bundle.json``."""
-        return json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"
-
-
-def _files(raw: object, where: Path) -> dict[str, FileInfo]:
-    if not isinstance(raw, dict):
-        raise BundleError(f"{where}: files has the wrong type")
-    files: dict[str, FileInfo] = {}
-    for name, entry in raw.items():
-        if Path(name).name != name or name == "..":
-            raise BundleError(f"{where}: files: {name!r} is not the name of a file beside it")
-        keys = set(entry) if isinstance(entry, dict) else set()
-        if keys != {"size", "sha256"} or not fits_type(entry["size"], int):
-            raise BundleError(f"{where}: files: {name!r} needs size and sha256")
-        if not re.fullmatch("[0-9a-f]{64}", str(entry["sha256"])):
-            raise BundleError(f"{where}: files: the sha256 of {name!r} is not 64 hex digits")
-        files[name] = FileInfo(size=entry["size"], sha256=entry["sha256"])
-    return files
-
-
-def fits_type(value: object, hint: Any) -> bool:
-    """Whether a value read from JSON has the type that a field's hint asks for."""
-    kind, parts = typing.get_origin(hint) or hint, typing.get_args(hint)
-    if hint is Any:
-        return True
-    if kind is types.UnionType:
-        return any(fits_type(value, part) for part in parts)
-    if isinstance(value, bool):
-        return kind is bool
-    if kind is float:
-        return isinstance(value, int | float)
-    if kind is Mapping:
-        inner = parts[1]
-        return isinstance(value, dict) and all(fits_type(v, inner) for v in value.values())
-    return isinstance(value, kind)
 
 
 @dataclass(frozen=True)
@@ -203,7 +84,7 @@ class Bundle:
         if info_path.is_file():
             info = BundleInfo.from_json(_read_text(info_path), info_path)
         else:
-            info = _foreign_info(model)
+            info = checkpoint_info(model)
         return cls(model.parent, model, _beside(model, TOKENIZER_FILE), info)
 
     @cached_property
@@ -270,8 +151,21 @@ def _read_text(path: Path) -> str:
         raise BundleError(f"cannot read {path}: {one_line(error)}") from error
 
 
-def _foreign_info(model: Path) -> BundleInfo:
-    """What a Hugging Face style folder says of a model that has no ``bundle.json``."""
+def checkpoint_info(model: Path, tokenizer: Path | None = None) -> BundleInfo:
+    """What a Hugging Face style folder says of a model that has no ``bundle.json``.
+
+    Parameters
+    ----------
+    model : Path
+        A file in that folder, or in ``onnx/`` below it; it need not exist.
+    tokenizer : Path or None
+        Its ``tokenizer.json``; by default the one beside it.
+
+    Raises
+    ------
+    BundleError
+        If the folder's settings cannot be read.
+    """
 
     def load(name: str) -> dict[str, Any]:
         file = _beside(model, name)
@@ -298,7 +192,7 @@ def _foreign_info(model: Path) -> BundleInfo:
     bos = number("bos_token_id", 0)
     add_bos = tokens.get("add_bos_token")
     if add_bos is None and bos is not None:
-        add_bos = _puts_in_front(_beside(model, TOKENIZER_FILE), bos)
+        add_bos = _puts_in_front(tokenizer or _beside(model, TOKENIZER_FILE), bos)
     return BundleInfo(
         name=model.stem if model.stem != "model" else model.resolve().parent.name,
         architecture=str(config.get("model_type", "")),

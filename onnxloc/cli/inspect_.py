@@ -2,10 +2,12 @@
 
 import json
 from collections import Counter
+from dataclasses import asdict
 
 import click
 
 from onnxloc.cli.common import model_argument, open_model, printable, table
+from onnxloc.cli.export_options import parity_line
 
 
 @click.command("inspect")
@@ -25,6 +27,8 @@ def command(model: str, sites: tuple[str, ...], as_json: bool) -> None:
       onnxloc inspect smollm2-135m
       onnxloc inspect model.onnx --sites 'op:*' --json
     """  # noqa: D301
+    from onnxloc.graph.fused import attention_note
+
     opened = open_model(model)
     found = opened.sites
     if sites:
@@ -32,6 +36,7 @@ def command(model: str, sites: tuple[str, ...], as_json: bool) -> None:
     else:
         chosen = tuple(site for site in found if site.role != "op") or tuple(found)
     info = opened.bundle.info
+    note = attention_note(found)
     totals = {
         "sites": len(found),
         "sites with units": sum(site.units > 0 for site in found),
@@ -55,12 +60,20 @@ def command(model: str, sites: tuple[str, ...], as_json: bool) -> None:
             }
             for site in chosen
         ]
-        head = {"model": opened.description, "totals": totals, "sites": listed}
+        parity = asdict(info.parity) if info.parity is not None else None
+        head = {
+            "model": opened.description,
+            "parity": parity,
+            "totals": totals,
+            "attention": note or None,
+            "sites": listed,
+        }
         click.echo(json.dumps(head, indent=2))
         return
     head_line = f"{info.name}  {info.architecture}  {info.dtype}  opset {opened.graph.opset}"
     click.echo(printable(head_line))
-    click.echo(f"model hash {opened.graph.hash}\n")
+    click.echo(f"model hash {opened.graph.hash}")
+    click.echo(printable(parity_line(info.parity)) + "\n")
     rows = [
         [
             site.name,
@@ -78,5 +91,7 @@ def command(model: str, sites: tuple[str, ...], as_json: bool) -> None:
     click.echo("")
     for name, value in totals.items():
         click.echo(f"{name}: {value:,}")
+    if note:
+        click.echo(note)
     kinds = Counter(site.op_type for site in found).most_common()
     click.echo(printable("operations: " + ", ".join(f"{kind} {count}" for kind, count in kinds)))
