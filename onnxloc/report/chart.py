@@ -5,16 +5,21 @@ the reader's colour scheme changes.
 """
 
 import html
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
+from onnxloc.report.words import number
+
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 __all__ = [
+    "CIRCLE",
+    "DIAMOND",
     "Cell",
     "Chart",
     "Column",
@@ -24,6 +29,7 @@ __all__ = [
     "labels",
     "layout",
     "plain",
+    "scale",
     "short",
 ]
 
@@ -32,6 +38,14 @@ CONTROL = "var(--control)"
 INTACT = "var(--intact)"
 NETWORK = "var(--network)"
 OTHER = "var(--other)"
+DIAMOND = {"symbol": "diamond", "size": 14, "color": NETWORK}
+CIRCLE = {
+    "symbol": "circle",
+    "size": 9,
+    "color": CONTROL,
+    "opacity": 0.65,
+    "line": {"width": 1, "color": "var(--card)"},
+}
 NARROW_LABEL = 15
 
 
@@ -156,6 +170,33 @@ def labels(
         "ticktext": [plain(short(name, length)) for name in names[::every]],
     }
     return axis, [plain(short(name, NARROW_LABEL)) for name in names[::every]]
+
+
+def scale(
+    name: str, log: bool, known: Sequence[float | None], chance: float | None
+) -> dict[str, Any]:
+    """Set an axis that holds all values; plotly's own range would ignore the lines' ends."""
+    values = [value for value in known if value is not None]
+    values += [chance] if chance is not None and not log else []
+    axis: dict[str, Any] = {"title": {"text": name}}
+    if log:
+        exponents = [math.log10(value) for value in values if value > 0] or [0.0]
+        pad = max(0.1, 0.06 * (max(exponents) - min(exponents)))
+        axis |= {"type": "log", "range": [min(exponents) - pad, max(exponents) + pad]}
+        axis |= _log_ticks(min(exponents) - pad, max(exponents) + pad)
+    else:
+        pad = max(0.02, 0.06 * (max(values) - min(values))) if values else 1.0
+        axis["range"] = [min(values, default=0) - pad, max(values, default=1) + pad]
+    return axis
+
+
+def _log_ticks(low: float, high: float) -> dict[str, Any]:
+    """Ticks at 1, 2 and 5 of each decade, or at decades where there are many."""
+    steps = (1, 2, 5) if high - low <= 2 else (1,)
+    every = max(1, math.ceil((high - low) / 8))
+    decades = range(math.floor(low), math.ceil(high) + 1, every)
+    values = [step * 10.0**decade for decade in decades for step in steps]
+    return {"tickvals": values, "ticktext": [number(value, 1) for value in values]}
 
 
 def chart(

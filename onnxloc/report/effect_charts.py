@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from onnxloc.report.chart import (
     CHANCE,
+    CIRCLE,
     CONTROL,
+    DIAMOND,
     INTACT,
     NETWORK,
     Chart,
@@ -19,6 +21,7 @@ from onnxloc.report.chart import (
     labels,
     layout,
     plain,
+    scale,
 )
 from onnxloc.report.folder import Comparison, Effect
 from onnxloc.report.words import (
@@ -36,17 +39,14 @@ from onnxloc.report.words import (
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
-__all__ = ["control_table", "effect_chart", "effect_table", "group_charts"]
+__all__ = [
+    "control_table",
+    "effect_chart",
+    "effect_table",
+    "group_charts",
+]
 
-_DIAMOND = {"symbol": "diamond", "size": 14, "color": NETWORK}
 _SQUARE = {"symbol": "square-open", "size": 10, "color": INTACT, "line": {"width": 2}}
-_CIRCLE = {
-    "symbol": "circle",
-    "size": 9,
-    "color": CONTROL,
-    "opacity": 0.65,
-    "line": {"width": 1, "color": "var(--card)"},
-}
 
 
 @dataclass(frozen=True)
@@ -119,28 +119,8 @@ def effect_chart(effects: Sequence[Effect]) -> Chart:
 def _scale(
     name: str, log: bool, measured: Sequence[_Measured], chance: float | None
 ) -> dict[str, Any]:
-    """Set an axis that holds all values; plotly's own range would ignore the lines' ends."""
-    values = [v for m in measured for v in (m.intact, m.network, *m.controls) if v is not None]
-    values += [chance] if chance is not None and not log else []
-    axis: dict[str, Any] = {"title": {"text": name}}
-    if log:
-        exponents = [math.log10(value) for value in values if value > 0] or [0.0]
-        pad = max(0.1, 0.06 * (max(exponents) - min(exponents)))
-        axis |= {"type": "log", "range": [min(exponents) - pad, max(exponents) + pad]}
-        axis |= _log_ticks(min(exponents) - pad, max(exponents) + pad)
-    else:
-        pad = max(0.02, 0.06 * (max(values) - min(values))) if values else 1.0
-        axis["range"] = [min(values, default=0) - pad, max(values, default=1) + pad]
-    return axis
-
-
-def _log_ticks(low: float, high: float) -> dict[str, Any]:
-    """Ticks at 1, 2 and 5 of each decade, or at decades where there are many."""
-    steps = (1, 2, 5) if high - low <= 2 else (1,)
-    every = max(1, math.ceil((high - low) / 8))
-    decades = range(math.floor(low), math.ceil(high) + 1, every)
-    values = [step * 10.0**decade for decade in decades for step in steps]
-    return {"tickvals": values, "ticktext": [number(value, 1) for value in values]}
+    values = [v for m in measured for v in (m.intact, m.network, *m.controls)]
+    return scale(name, log, values, chance)
 
 
 def _line(figure: "Figure", x: list[float], y: list[float], kind: str, text: str) -> None:
@@ -166,7 +146,7 @@ def _draw_strip(figure: "Figure", one: _Measured, chance: float | None, write: A
         x=list(one.controls),
         y=[0.14 * ((i * 2) % 5 - 2) for i in range(len(one.controls))],
         mode="markers",
-        marker=_CIRCLE,
+        marker=CIRCLE,
         name=f"random controls ({known_of(one.controls)})",
         hovertext=[f"random control {i:02d}: {write(v)}" for i, v in enumerate(one.controls)],
         hoverinfo="text",
@@ -175,7 +155,7 @@ def _draw_strip(figure: "Figure", one: _Measured, chance: float | None, write: A
         x=[one.network],
         y=[1],
         mode="markers",
-        marker=_DIAMOND,
+        marker=DIAMOND,
         name=f"network {write(one.network)}",
         hovertext=[f"network: {write(one.network)}"],
         hoverinfo="text",
@@ -209,7 +189,7 @@ def _draw_sizes(
         x=[m.size for m in measured],
         y=[m.network for m in measured],
         mode="lines+markers",
-        marker=_DIAMOND,
+        marker=DIAMOND,
         line={"color": NETWORK, "width": 2},
         name="network",
         hovertext=[f"network, {percent(m.size)}: {write(m.network)}" for m in measured],
@@ -220,7 +200,7 @@ def _draw_sizes(
         x=np.array([spot[0] for spot in spots]),
         y=[spot[1] for spot in spots],
         mode="markers",
-        marker=_CIRCLE,
+        marker=CIRCLE,
         name="each random control",
         hovertext=[f"{text}: {write(value)}" for _, value, text in spots],
         hoverinfo="text",
@@ -341,7 +321,7 @@ def _group_chart(effect: Effect) -> Chart:
         _line(figure, [effect.chance] * 2, ends, "chance", number(effect.chance, 2))
     for name, values, marker in (
         ("intact", [group.intact for group in groups], _SQUARE),
-        ("network", [group.network for group in groups], _DIAMOND | {"size": 12}),
+        ("network", [group.network for group in groups], DIAMOND | {"size": 12}),
     ):
         figure.add_scatter(
             x=values,
@@ -360,7 +340,7 @@ def _group_chart(effect: Effect) -> Chart:
         y=spots[:, 1].astype(np.float32),
         customdata=spots[:, 2].astype(np.int16),
         mode="markers",
-        marker=_CIRCLE | {"size": 7},
+        marker=CIRCLE | {"size": 7},
         name="random controls",
         hovertemplate="random control %{customdata}: %{x:.3f}<extra></extra>",
     )

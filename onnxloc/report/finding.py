@@ -139,7 +139,7 @@ def effect_finding(
     effect : Effect
         The effect at one size.
     replacement : str
-        "zero" or "mean".
+        What was done to the units: "zero", "mean", "force=3.5", ….
     match : str or None
         How the controls were drawn.
     localize : Localized or None
@@ -182,12 +182,27 @@ def _change(effect: Effect, difference: float) -> int:
     return (versus.low > 0) - (versus.high < 0)
 
 
+_ACTIONS = {
+    "zero": "Zeroing",
+    "mean": "Setting",
+    "force": "Setting",
+    "scale": "Scaling",
+    "steer": "Steering",
+    "noise": "Adding noise to",
+    "patch": "Patching",
+}
+_AFTER = {"force": "to", "scale": "by", "steer": "by"}
+
+
 def _subject(effect: Effect, replacement: str, localize: Localized | None) -> str:
-    action = {"zero": "Zeroing", "mean": "Setting"}.get(replacement, "Ablating")
+    kind, _, amount_of = replacement.partition("=")
+    action = _ACTIONS.get(kind, "Ablating")
     noun = "unit" if effect.n_network_units == 1 else "units"
     after = ""
-    if replacement == "mean":
+    if kind == "mean":
         after = " to its mean" if effect.n_network_units == 1 else " to their mean"
+    elif kind in _AFTER:
+        after = f" {_AFTER[kind]} {amount_of}"
     amount = "" if effect.n_network_units is None else f"{integer(effect.n_network_units)} "
     if localize is None:
         return f"{action} the network's {amount}{noun}{after} ({percent(effect.size)})"
@@ -232,9 +247,11 @@ def _beside_controls(effect: Effect, controls: list[float], rank: int, match: st
     name, _, _, shown = _measure(effect)
     write = number if name == "perplexity" else score
     n = len(controls)
-    matched = {"site": ", matched by site,", "count": ", matched in number only,"}.get(
-        match or "", ""
-    )
+    matched = {
+        "site": ", matched by site,",
+        "count": ", matched in number only,",
+        "norm": ", matched by site and activation,",
+    }.get(match or "", "")
     lost = len(effect.controls) - n
     sets = f"{_controls(n).capitalize()} of the same size"
     if n > 1 and max(shown, default=0) == min(shown, default=0):

@@ -14,10 +14,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = [
+    "Ablated",
     "Comparison",
     "Effect",
     "GroupEffect",
+    "KindEffect",
     "Localized",
+    "NetworkFacts",
     "Run",
     "Summary",
     "Units",
@@ -38,6 +41,18 @@ class Model:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Agreed:
+    """How far a run agrees with float32 on the CPU."""
+
+    n_stimuli: int
+    largest_t_difference: float | None = None
+    site: str | None = None
+    unit: int | None = None
+    largest_t: float | None = None
+    dice: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Localized:
     """What the localizer did and found."""
 
@@ -53,14 +68,18 @@ class Localized:
     max_tokens: int | None = None
     bos: bool | None = None
     magnitude: bool = True
+    test: str = "welch"
+    permutations: int = 0
     selection: Mapping[str, object] = field(default_factory=dict)
     smallest_t: float | None = None
     n_undefined: int | None = None
     n_significant: int | None = None
+    of_arrays: bool = False
+    agreement: Agreed | None = None
 
     @property
     def how(self) -> str:
-        """How units were chosen: top, units or fdr."""
+        """How units were chosen: top, units, fdr or fwe."""
         return str(self.selection.get("how", ""))
 
     @property
@@ -106,6 +125,26 @@ class GroupEffect:
 
 
 @dataclass(frozen=True, kw_only=True)
+class KindEffect:
+    """Scores of the controls of one kind."""
+
+    kind: str
+    names: tuple[str, ...]
+    scores: tuple[float | None, ...]
+    as_harmful: tuple[str, ...] = ()
+    p_empirical: float | None = None
+    perplexity: tuple[float | None, ...] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class WithoutMassive:
+    """Score of the network without its massive units."""
+
+    score: float | None = None
+    perplexity: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Effect:
     """What ablating the network and its controls did to one task, at one size (% of units)."""
 
@@ -129,6 +168,8 @@ class Effect:
     vs_controls: Comparison | None = None
     perplexity: Perplexity | None = None
     groups: tuple[GroupEffect, ...] = ()
+    kinds: tuple[KindEffect, ...] = ()
+    without_massive: WithoutMassive | None = None
 
     @property
     def scored(self) -> tuple[float, ...]:
@@ -151,11 +192,37 @@ class Effect:
 
 
 @dataclass(frozen=True, kw_only=True)
+class MassiveUnit:
+    """A unit with a very large mean |activation|, as a multiple of its site's median."""
+
+    site: str
+    unit: int
+    multiple: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkFacts:
+    """What is known of one of the networks that were ablated."""
+
+    condition: str
+    size: float
+    kind: str
+    n_units: int
+    n_shared: int = 0
+    n_massive: int = 0
+    massive: tuple[MassiveUnit, ...] = ()
+    match_median: float | None = None
+    match_largest: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Ablated:
     """The ablation study. ``with`` is a keyword, so its key is read apart."""
 
     match: str | None = None
     n_controls: int = 0
+    battery: bool = False
+    networks: tuple[NetworkFacts, ...] = ()
     effects: tuple[Effect, ...] = ()
 
 
@@ -212,13 +279,16 @@ class Run:
     Attributes
     ----------
     replacement : str
-        What the ablation put in the place of a unit ("zero", "mean"); empty if none was run.
+        What the ablation did to a unit ("zero", "mean", "scale=0.5", …); empty if none was run.
+    tokens : str
+        At which tokens of a text ("all", "0,3,-2").
     """
 
     manifest: Manifest
     summary: Summary
     units: Units | None
     replacement: str
+    tokens: str = "all"
 
 
 def read_run(path: Path) -> Run:
@@ -244,6 +314,7 @@ def read_run(path: Path) -> Run:
                 "make the run again"
             )
     for effect in summary.ablate.effects if summary.ablate else ():
+        _check_kinds(effect, path)
         if not 0 < effect.size <= 100:
             raise RunError(
                 f"{path / 'summary.json'}: size {effect.size} of task {effect.task!r} is no "
@@ -251,6 +322,7 @@ def read_run(path: Path) -> Run:
             )
     ablate = raw.get("ablate")
     replacement = str(ablate.get("with") or "") if isinstance(ablate, dict) else ""
+    tokens = str(ablate.get("tokens") or "all") if isinstance(ablate, dict) else "all"
     units = None
     if summary.localize is not None:
         units = _read_units(path / UNITS_FILE)
@@ -261,7 +333,17 @@ def read_run(path: Path) -> Run:
                 f"{path / 'units.parquet'} has {len(units.t)} units, summary.json says "
                 f"{summary.localize.n_units}; make the run again"
             )
-    return Run(manifest, summary, units, replacement)
+    return Run(manifest, summary, units, replacement, tokens)
+
+
+def _check_kinds(effect: Effect, path: Path) -> None:
+    for kind in effect.kinds:
+        n = len(kind.names)
+        if len(kind.scores) != n or (kind.perplexity is not None and len(kind.perplexity) != n):
+            raise RunError(
+                f"{path / 'summary.json'}: the {kind.kind!r} controls of task {effect.task!r} have "
+                "more or fewer scores than names; make the run again"
+            )
 
 
 def _read_units(file: Path) -> Units:

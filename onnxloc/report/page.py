@@ -3,7 +3,7 @@
 import base64
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,13 +12,14 @@ from markupsafe import Markup
 
 from onnxloc.report.chart import Chart, Table
 from onnxloc.report.effect_charts import control_table, effect_chart, effect_table, group_charts
-from onnxloc.report.finding import Finding, effect_finding, findings, floor_of_p
-from onnxloc.report.folder import Effect, Localized, Run, read_run
+from onnxloc.report.finding import Finding, effect_finding, findings, floor_of_p, main_effects
+from onnxloc.report.folder import Ablated, Agreed, Effect, Localized, Run, read_run
+from onnxloc.report.kinds import kind_chart, kind_finding, kind_table
 from onnxloc.report.unit_charts import heat_charts, histogram_chart, location_charts, top_table
-from onnxloc.report.words import count, integer, number, percent
+from onnxloc.report.words import count, integer, number, percent, score
 from onnxloc.store import EFFECTS_FILE
 
-__all__ = ["render"]
+__all__ = ["render", "render_template"]
 
 
 # Points of all dot plots by group together, so that many groups and controls stay a small page.
@@ -26,6 +27,18 @@ MAX_POINTS = 20_000
 
 _OWN_SENTENCES = (
     " The task text scores the localizer's own sentences: the sentences that chose the units."
+)
+
+
+_BATTERY = (
+    "Beside these: random units matched in number, by site, and by site and mean |activation| (one "
+    "of the nearest of its site for each unit of the network); the units with the smallest |t| of "
+    "the same sites; as many units as the network has with the largest t after the labels of the "
+    "stimuli were shuffled; and as many with the largest t in an untrained copy, ablated in the "
+    "trained model. The last two may share units with the network. Mean |activation| is over all "
+    "tokens of texts of the tasks, the prefix token among them. A unit is called massive above 100 "
+    "times the median of its site. The p of a kind is (1 + the number of its networks that score "
+    "as the network or lower) / (1 + their number); it is not corrected for the number of kinds."
 )
 
 
@@ -40,6 +53,16 @@ class TaskPart:
     groups: tuple[Chart, ...]
     groups_note: str
     by_size: tuple[Finding, ...]
+    kinds: tuple[Chart, ...] = ()
+
+
+# What a run calls its test, in words.
+TESTS = {
+    "welch": "Welch's t (Welch–Satterthwaite degrees of freedom)",
+    "student": "Student's t",
+    "paired": "Student's paired t",
+    "mannwhitney": "z of Mann and Whitney's U",
+}
 
 
 def render(run: Path) -> str:
@@ -53,10 +76,23 @@ def render(run: Path) -> str:
     RunError
         If `run` is no run folder or one of its files is damaged.
     """
+    content = read_run(run)
+    return render_template("page.html", {**_parts(content), "run": content})
+
+
+def render_template(name: str, parts: Mapping[str, Any]) -> str:
+    """Fill one of the package's templates, with style and scripts put in.
+
+    Parameters
+    ----------
+    name : str
+        The template's file.
+    parts : mapping
+        What it shows; text is escaped.
+    """
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from plotly.offline import get_plotlyjs
 
-    content = read_run(run)
     environment = Environment(
         loader=PackageLoader("onnxloc.report", "."),
         autoescape=True,
@@ -68,9 +104,8 @@ def render(run: Path) -> str:
     environment.filters |= {"shown": _shown}
     # HTML reads CR LF as LF before it hashes a script, so the hash is taken of that.
     scripts = [text.replace("\r\n", "\n") for text in (get_plotlyjs(), _file("page.js"))]
-    return environment.get_template("page.html").render(
-        _parts(content),
-        run=content,
+    return environment.get_template(name).render(
+        parts,
         scripts=[Markup(text) for text in scripts],  # noqa: S704 - the packages' own files
         style=Markup(_file("page.css")),  # noqa: S704
         hashes=[_csp_hash(text) for text in scripts],
@@ -92,14 +127,19 @@ def _parts(run: Run) -> dict[str, Any]:
             "top": top_table(run.units, localize),
         }
     if ablate is not None:
-        parts["tasks"] = _tasks(run, ablate.effects, ablate.match)
+        parts["tasks"] = _tasks(run, ablate)
+        if ablate.battery:
+            parts["findings"] += [
+                kind_finding(effect, ablate) for effect in main_effects(ablate.effects)
+            ]
         parts["floor"] = floor_of_p(ablate.n_controls) if ablate.effects else ""
     parts["did"] = _did(run)
     parts["methods"] = _methods(run)
     return parts
 
 
-def _tasks(run: Run, effects: tuple[Effect, ...], match: str | None) -> list[TaskPart]:
+def _tasks(run: Run, ablate: Ablated) -> list[TaskPart]:
+    effects, match = ablate.effects, ablate.match
     by_task: dict[str, list[Effect]] = {}
     for effect in sorted(effects, key=lambda effect: effect.size):
         by_task.setdefault(effect.task, []).append(effect)
@@ -126,6 +166,11 @@ def _tasks(run: Run, effects: tuple[Effect, ...], match: str | None) -> list[Tas
                 by_size=tuple(
                     effect_finding(effect, run.replacement, match, run.summary.localize)
                     for effect in own
+                ),
+                kinds=tuple(
+                    replace(kind_chart(effect, ablate), table=kind_table(effect, ablate))
+                    for effect in reversed(own)
+                    if ablate.battery and effect.kinds
                 ),
             )
         )
@@ -154,20 +199,45 @@ def _did(run: Run) -> str:
     return " ".join(said) or "Nothing was localized or ablated yet."
 
 
+def _edit_method(replacement: str) -> str:
+    """What was done to the chosen units, a sentence without its end."""
+    kind, _, amount = replacement.partition("=")
+    absolute = amount.removeprefix("absolute:")
+    spread = f"{absolute}"
+    if absolute == amount:
+        spread = f"{amount} times the unit's own over the scored tokens of the tasks' texts"
+    return {
+        "zero": "The activations of the chosen units are set to zero",
+        "mean": "The activation of each chosen unit is set to its mean over the scored tokens of "
+        "the tasks' texts in the intact model",
+        "force": f"The activations of the chosen units are set to {amount}",
+        "scale": f"The activations of the chosen units are multiplied by {amount}",
+        "steer": f"To the activations of the chosen units {amount} is added",
+        "noise": "To the activation of each chosen unit Gaussian noise is added, with a standard "
+        f"deviation of {spread},",
+        "patch": "The activations of the chosen units are replaced by those in another text",
+    }.get(kind, "The activations of the chosen units are replaced")
+
+
+def _tokens_method(tokens: str) -> str:
+    """At which tokens, to the end of the sentence."""
+    if tokens == "all":
+        return "at every token."
+    return f"at these tokens of each text, the first being 0: {tokens}."
+
+
 def _methods(run: Run) -> list[tuple[str, str]]:
     said: list[tuple[str, str]] = []
     localize, ablate = run.summary.localize, run.summary.ablate
     if localize:
         said += _localizer_methods(localize)
     if ablate:
-        what = {
-            "zero": "The activations of the chosen units are set to zero at every token.",
-            "mean": "At every token, the activation of each chosen unit is set to its mean over "
-            "the scored tokens of the tasks' texts in the intact model.",
-        }.get(run.replacement, "The activations of the chosen units are replaced.")
+        what = f"{_edit_method(run.replacement)} {_tokens_method(run.tokens)}"
         drawn = {
             "site": " with as many units in each site as the network has there",
             "count": " with the same number of units in all, wherever they lie",
+            "norm": " with as many units in each site as the network has there, each drawn from "
+            "the nearest in mean |activation|",
         }.get(ablate.match or "", "")
         said += [
             ("Ablation", what),
@@ -177,6 +247,7 @@ def _methods(run: Run) -> list[tuple[str, str]]:
                 f"outside the network{',' if drawn else ''}{drawn}. Each is ablated as the network "
                 "is, on the same items.",
             ),
+            *([("Battery", _BATTERY)] if ablate.battery else []),
             (
                 "Scores",
                 "Each text stands behind a prefix token (the model's BOS token, else its EOS "
@@ -215,6 +286,8 @@ def _localizer_methods(localize: Localized) -> list[tuple[str, str]]:
     )
     if localize.how == "fdr":
         choice = "All units with positive t whose q is at most the false discovery rate."
+    elif localize.how == "fwe":
+        choice = "All units with positive t whose family-wise p is at most the rate."
     elif localize.drawn:
         choice = "Units drawn at random from a range of percentiles of t."
     elif localize.least:
@@ -222,17 +295,40 @@ def _localizer_methods(localize: Localized) -> list[tuple[str, str]]:
     else:
         choice = "The units with the largest t; ties go to the earlier site and the lower index."
     rest = ", ".join(f"{k} = {_shown(v)}" for k, v in localize.selection.items())
+    shown, one = ("Texts", cut + bos), "text"
+    if localize.of_arrays:
+        shown, one = ("Stimuli", "Arrays, fed to the model as they are."), "stimulus"
     return [
-        ("Texts", cut + bos),
-        ("Activations", f"Each text gives one number for each unit: {_measured(localize)}."),
+        shown,
+        ("Activations", f"Each {one} gives one number for each unit: {_measured(localize)}."),
         (
             "Contrast",
-            f"Welch's t of {localize.positive_label} minus {localize.control_label} with "
-            "Welch–Satterthwaite degrees of freedom and a two-sided p; q after Benjamini and "
-            "Hochberg over all units; d is Cohen's.",
+            f"{TESTS.get(localize.test, localize.test)} of {localize.positive_label} minus "
+            f"{localize.control_label}, with a two-sided p; q after Benjamini and Hochberg over "
+            f"all units; {_family(localize.permutations)}d is Cohen's.",
         ),
         ("Choice", f"{choice} Rule: {rest}." if rest else choice),
+        *([("Agreement", _agreement(localize.agreement))] if localize.agreement else []),
     ]
+
+
+def _family(permutations: int) -> str:
+    if not permutations:
+        return ""
+    return f"family-wise p from the largest |t| of {integer(permutations)} permutations; "
+
+
+def _agreement(agreed: Agreed) -> str:
+    text = f"All {integer(agreed.n_stimuli)} stimuli were run once more in float32 on the CPU. "
+    if agreed.largest_t_difference is None:
+        return f"{text}No unit has a t in both runs."
+    text += (
+        f"The largest difference of t is {number(agreed.largest_t_difference, 2)}, at "
+        f"{agreed.site}, unit {agreed.unit}; the largest t there is {number(agreed.largest_t, 3)}."
+    )
+    if agreed.dice is not None:
+        text += f" The networks' overlap (Dice) is {score(agreed.dice)}."
+    return text
 
 
 def _measured(localize: Localized) -> str:
@@ -242,7 +338,7 @@ def _measured(localize: Localized) -> str:
         "mean": "its mean over the tokens",
         "sum": "its sum over the tokens",
         "max": "its maximum over the tokens",
-    }.get(localize.pool or "", "its pooled activation")
+    }.get(localize.pool or "", "its activation" if localize.of_arrays else "its pooled activation")
     return f"the magnitude of {pooled}" if localize.magnitude else f"{pooled}, with its sign"
 
 

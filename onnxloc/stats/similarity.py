@@ -6,6 +6,7 @@ sites are then compared by one product of matrices.
 """
 
 from collections.abc import Callable
+from math import isqrt
 from typing import Any
 
 import numpy as np
@@ -177,7 +178,7 @@ def permutation_p(
 
 def _stimuli(first: Floats, second: Floats) -> int:
     pairs = first.shape[1]
-    n = round((1 + np.sqrt(1 + 8 * pairs)) / 2)
+    n = (1 + isqrt(1 + 8 * pairs)) // 2
     if second.shape[1] != pairs or n * (n - 1) // 2 != pairs:
         raise OptionError("the two sides were not made from the pairs of the same stimuli")
     return n
@@ -197,7 +198,8 @@ def _scaled(values: Values) -> Floats:
     scaled: Floats = values.astype(np.float64)
     largest = np.abs(scaled).max()
     with np.errstate(invalid="ignore", divide="ignore"):
-        return scaled / largest
+        scaled /= largest
+    return scaled
 
 
 def _gram(values: Values) -> Floats:
