@@ -471,7 +471,7 @@ def test_controls_do_not_depend_on_how_many_are_drawn(net, match):
 
 @pytest.mark.parametrize("match", ["site", "count"])
 def test_controls_are_drawn_evenly(net, match):
-    n = 3000
+    n = 2000
     counts = sum(np.bincount(c.flat, minlength=24) for c in draw_controls(net, n, match, 9))
     assert (counts[net.flat] == 0).all()
     start = 0
