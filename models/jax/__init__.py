@@ -1,0 +1,1 @@
+"""Small models in JAX that read a checkpoint without torch, to be exported or read."""
