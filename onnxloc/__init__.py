@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from onnxloc.activations import Activations
     from onnxloc.bundle import Bundle, BundleInfo
     from onnxloc.choose import Selection
     from onnxloc.errors import OnnxlocError
@@ -16,49 +17,103 @@ if TYPE_CHECKING:
     from onnxloc.report import write_report
     from onnxloc.runtime.model import Model
     from onnxloc.runtime.providers import RuntimeOptions
+    from onnxloc.runtime.tokens import Tokens
     from onnxloc.stimuli import StimulusSet, load_stimuli
+    from onnxloc.stimuli.arrays import ArraySet, load_arrays
     from onnxloc.store import Run
     from onnxloc.studies.ablate import AblateOptions, Ablation, ablate
-    from onnxloc.studies.localize import Localization, LocalizeOptions, localize
+    from onnxloc.studies.compare import CompareOptions, Comparison, compare
+    from onnxloc.studies.contrast import ContrastOptions, contrast
+    from onnxloc.studies.correlation import CorrelateOptions, correlate_run
+    from onnxloc.studies.edit_kinds import Force, Mean, Scale, Steer, Zero
+    from onnxloc.studies.edit_texts import Noise, Patch
+    from onnxloc.studies.interventions import EditedRun, run_with_edits
+    from onnxloc.studies.localize import Localization, LocalizeOptions, localize, localize_into
+    from onnxloc.studies.reliability import Reliability, ReliabilityOptions, reliability
+    from onnxloc.studies.row_edits import Intervention
+    from onnxloc.studies.vectors import Vector
     from onnxloc.tasks import Item, Task, TaskInputs, load_task
 
 __all__ = [
     "AblateOptions",
     "Ablation",
+    "Activations",
+    "ArraySet",
     "Bundle",
     "BundleInfo",
+    "CompareOptions",
+    "Comparison",
+    "ContrastOptions",
+    "CorrelateOptions",
+    "EditedRun",
+    "Force",
+    "Intervention",
     "Item",
     "Localization",
     "LocalizeOptions",
+    "Mean",
     "Model",
     "Network",
+    "Noise",
     "OnnxlocError",
+    "Patch",
+    "Reliability",
+    "ReliabilityOptions",
     "Run",
     "RuntimeOptions",
+    "Scale",
     "Selection",
+    "Steer",
     "StimulusSet",
     "Task",
     "TaskInputs",
+    "Tokens",
+    "Vector",
+    "Zero",
     "ablate",
+    "compare",
+    "contrast",
+    "correlate_run",
     "fetch",
+    "load_arrays",
     "load_stimuli",
     "load_task",
     "localize",
+    "localize_into",
+    "reliability",
+    "run_with_edits",
     "write_report",
 ]
 
 _HOMES = {
     "onnxloc.studies.ablate": ("AblateOptions", "Ablation", "ablate"),
+    "onnxloc.activations": ("Activations",),
     "onnxloc.bundle": ("Bundle", "BundleInfo"),
     "onnxloc.choose": ("Selection",),
     "onnxloc.errors": ("OnnxlocError",),
     "onnxloc.recipes": ("fetch",),
-    "onnxloc.studies.localize": ("Localization", "LocalizeOptions", "localize"),
+    "onnxloc.studies.compare": ("CompareOptions", "Comparison", "compare"),
+    "onnxloc.studies.contrast": ("ContrastOptions", "contrast"),
+    "onnxloc.studies.correlation": ("CorrelateOptions", "correlate_run"),
+    "onnxloc.studies.reliability": ("Reliability", "ReliabilityOptions", "reliability"),
+    "onnxloc.studies.edit_kinds": ("Force", "Mean", "Scale", "Steer", "Zero"),
+    "onnxloc.studies.edit_texts": ("Noise", "Patch"),
+    "onnxloc.studies.interventions": ("EditedRun", "run_with_edits"),
+    "onnxloc.studies.row_edits": ("Intervention",),
+    "onnxloc.studies.vectors": ("Vector",),
+    "onnxloc.studies.localize": (
+        "Localization",
+        "LocalizeOptions",
+        "localize",
+        "localize_into",
+    ),
     "onnxloc.network": ("Network",),
     "onnxloc.report": ("write_report",),
     "onnxloc.runtime.model": ("Model",),
     "onnxloc.runtime.providers": ("RuntimeOptions",),
+    "onnxloc.runtime.tokens": ("Tokens",),
     "onnxloc.stimuli": ("StimulusSet", "load_stimuli"),
+    "onnxloc.stimuli.arrays": ("ArraySet", "load_arrays"),
     "onnxloc.store": ("Run",),
     "onnxloc.tasks": ("Item", "Task", "TaskInputs", "load_task"),
 }

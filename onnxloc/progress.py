@@ -17,12 +17,15 @@ class Progress:
         How much there is to do.
     show : bool
         False draws nothing anywhere.
+    unit : str
+        What one of them is called.
     """
 
-    def __init__(self, what: str, total: int, *, show: bool) -> None:
+    def __init__(self, what: str, total: int, *, show: bool, unit: str = "text") -> None:
         self._what = what
         self._total = total
         self._show = show
+        self._unit = unit
         self._bar: Any = None
 
     def __enter__(self) -> Self:
@@ -31,7 +34,7 @@ class Progress:
 
             # disable=None switches the bar off where standard error is no terminal.
             self._bar = tqdm(
-                desc=self._what, total=self._total, disable=None, leave=False, unit="text"
+                desc=self._what, total=self._total, disable=None, leave=False, unit=self._unit
             )
         return self
 

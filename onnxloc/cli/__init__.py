@@ -5,15 +5,14 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from importlib import import_module
 from types import FrameType
 from typing import Any
 
 import click
 
 from onnxloc.cli.common import printable
+from onnxloc.cli.lazy import LazyGroup
 from onnxloc.errors import OnnxlocError
-from onnxloc.registry import did_you_mean
 
 __all__ = ["main"]
 
@@ -21,41 +20,21 @@ COMMANDS = {
     "ablate": "Score tasks without a network, and without random units instead.",
     "bake": "Write a model with an edit of a network built in.",
     "check": "Check that reading, editing and batching a model do what they say.",
+    "compare": "Compare what two or more runs found: units, depth, representations.",
+    "contrast": "Compare the stimuli of a run in another way, without running the model.",
     "demo": "Fetch a model, find its language network, ablate it, report.",
     "export": "Turn a model of another framework into a bundle.",
     "fetch": "Fetch a model by name and turn it into a bundle.",
     "generate": "Continue prompts with a model, and with a network of it ablated.",
     "inspect": "List the sites of a model.",
+    "lm-eval": "Run lm-evaluation-harness on a model, with or without a network ablated.",
     "localize": "Find the units that respond more to one condition than to another.",
+    "localizers": "List the localizers, or describe one.",
+    "providers": "Say what this machine can run models with.",
+    "reliability": "Say how well a network holds from one half of the stimuli to the other.",
     "report": "Write the HTML page of a run.",
     "untrain": "Write a copy of a model with its weights re-initialised.",
 }
-
-
-class _LazyGroup(click.Group):
-    """Commands are imported when they are called, so that ``--help`` is quick."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return sorted(COMMANDS)
-
-    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        if name not in COMMANDS:
-            return None
-        command = import_module(f"onnxloc.cli.{name}_").command
-        assert isinstance(command, click.Command)  # noqa: S101
-        return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, COMMANDS[name]) for name in self.list_commands(ctx)])
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
-            hint = did_you_mean(args[0], COMMANDS)
-            raise click.UsageError(f"there is no command {args[0]!r}{hint} (see onnxloc --help)")
-        return super().resolve_command(ctx, args)
 
 
 def _version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
@@ -66,7 +45,12 @@ def _version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
         ctx.exit()
 
 
-@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=LazyGroup,
+    described=COMMANDS,
+    modules="onnxloc.cli.{}_",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 @click.option("--version", is_flag=True, expose_value=False, is_eager=True, callback=_version,
               help="Show the version and exit.")  # fmt: skip
 @click.option("--debug", is_flag=True, expose_value=False,

@@ -1,5 +1,6 @@
 """``onnxloc ablate``."""
 
+from dataclasses import astuple
 from pathlib import Path
 from statistics import median
 from typing import Any, Literal
@@ -18,8 +19,18 @@ from onnxloc.cli.common import (
     runtime_options,
     table,
     typed_command,
-    with_option,
 )
+from onnxloc.cli.edit_options import edit_of, patch_options, tokens_option, with_option
+
+
+def _list_tasks(context: click.Context, parameter: click.Parameter, value: bool) -> None:
+    del parameter
+    if value and not context.resilient_parsing:
+        from onnxloc.tasks import list_tasks
+
+        for name, about in list_tasks():
+            click.echo(f"{name:<24}{about}")
+        context.exit()
 
 
 @click.command("ablate")
@@ -31,8 +42,16 @@ from onnxloc.cli.common import (
     multiple=True,
     default=("pairs", "text"),
     show_default=True,
-    help="What is scored; may be given again: pairs (built-in minimal pairs), a BLiMP "
-    "JSONL file or folder, text (the localizer's sentences), text:FILE.",
+    help="What is scored; may be given again: a name, a form and a path such as blimp:FOLDER or "
+    "choice:FILE, or the path of minimal pairs. --list-tasks tells all.",
+)
+@click.option(
+    "--list-tasks",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_list_tasks,
+    help="Tell what --task takes, and exit.",
 )
 @click.option(
     "--localizer",
@@ -40,7 +59,11 @@ from onnxloc.cli.common import (
     help="Whose sentences the task text takes. Default: that of the run; language for a "
     "network file.",
 )
-@with_option("What an ablated unit becomes.")
+@with_option("What becomes of an ablated unit")
+@tokens_option(
+    "At which tokens of a text: all, or positions such as 0,3,-2, counted from its first token."
+)
+@patch_options
 @click.option(
     "--controls",
     type=click.IntRange(min=0),
@@ -50,10 +73,25 @@ from onnxloc.cli.common import (
 )
 @click.option(
     "--match",
-    type=click.Choice(["site", "count"]),
+    type=click.Choice(["site", "count", "norm"]),
     default="site",
     show_default=True,
-    help="Controls have as many units in each site as the network, or only in all.",
+    help="Controls have as many units in each site as the network; or only in all; or, in each "
+    "site, units of like mean activation.",
+)
+@click.option(
+    "--battery",
+    "with_battery",
+    is_flag=True,
+    help="Run every kind of control: random ones matched by count, site and norm, the least "
+    "selective units, networks from shuffled labels and from an untrained copy.",
+)
+@click.option(
+    "--untrained",
+    type=click.Path(path_type=Path),
+    metavar="RUN",
+    help="With --battery: a run of onnxloc localize on an untrained copy. Default: a copy is made "
+    "for the time it takes.",
 )
 @click.option(
     "--percent",
@@ -82,7 +120,7 @@ from onnxloc.cli.common import (
     type=click.IntRange(min=0),
     default=0,
     show_default=True,
-    help="Of the controls and the bootstrap.",
+    help="Of the controls, the bootstrap and noise.",
 )
 @force_model_option
 @runtime_options
@@ -93,9 +131,14 @@ def command(
     network: Path,
     tasks: tuple[str, ...],
     localizer: str | None,
-    replacement: Literal["zero", "mean"],
+    replacement: str,
+    tokens: str,
+    patch_from: str | None,
+    patch_tokens: str | None,
     controls: int,
-    match: Literal["site", "count"],
+    match: Literal["site", "count", "norm"],
+    with_battery: bool,
+    untrained: Path | None,
     percents: tuple[float, ...],
     limit: int,
     batch_size: int,
@@ -103,6 +146,7 @@ def command(
     force_model: bool,
     provider: str,
     threads: int,
+    precision: str,
     output: Path,
     force: bool,
 ) -> None:
@@ -112,18 +156,25 @@ def command(
     Examples:
       onnxloc ablate smollm2-135m --network runs/language -o runs/ablation
       onnxloc ablate smollm2-135m --network runs/language --task blimp/ --controls 20 -o runs/blimp
+      onnxloc ablate smollm2-135m --network runs/language --with noise=1 -o runs/noise
       onnxloc ablate smollm2-135m --network runs/language --percent 0.125,0.25,0.5,1 -o runs/sizes
+      onnxloc ablate smollm2-135m --network runs/language --battery --limit 20 -o runs/battery
     """  # noqa: D301
+    from onnxloc.errors import OptionError
     from onnxloc.folder import check_free
     from onnxloc.network import Network
     from onnxloc.runtime.providers import RuntimeOptions
     from onnxloc.store import Run
     from onnxloc.studies.ablate import AblateOptions, ablate, rank_of_run
+    from onnxloc.studies.battery import gather_battery
     from onnxloc.studies.sentences import stimuli_of
     from onnxloc.tasks import TaskInputs, load_task
 
     options = AblateOptions(
-        replacement=replacement,
+        replacement=edit_of(
+            replacement, network, seed=seed, patch_from=patch_from, patch_tokens=patch_tokens
+        ),
+        tokens=tokens,
         controls=controls,
         match=match,
         percents=percents,
@@ -131,21 +182,45 @@ def command(
         batch_size=batch_size,
         seed=seed,
     )
-    runtime = RuntimeOptions(provider=provider, threads=threads)
+    runtime = RuntimeOptions(provider=provider, threads=threads, precision=precision)
     check_free(output, force=force)
     run = Run.open(network) if network.is_dir() else None
     chosen = Network.load(network)
     inputs = TaskInputs()
+    if untrained is not None and not with_battery:
+        raise OptionError("--untrained is a part of --battery; give both")
     if "text" in tasks:
         stimuli = stimuli_of(run, localizer)
         inputs = TaskInputs(stimuli.positive, f"the localizer {stimuli.name}")
+    loaded = [load_task(task, inputs) for task in tasks]
+    for one in loaded:
+        for note in one.notes:
+            click.echo(f"{printable(one.name)}: {printable(note)}", err=True)
+    battery = None
+    opened = open_model(model)
+    if with_battery:
+        if run is None:
+            raise OptionError("a battery localizes again: give --network a run of onnxloc localize")
+        battery = gather_battery(
+            opened,
+            run,
+            chosen,
+            stimuli_of(run, None),
+            shuffles=controls,
+            seed=seed,
+            runtime=runtime,
+            untrained=None if untrained is None else Run.open(untrained),
+            force_model=force_model,
+            show_progress=True,
+        )
     found = ablate(
-        open_model(model),
+        opened,
         chosen,
-        [load_task(task, inputs) for task in tasks],
+        loaded,
         options,
         runtime,
         t=rank_of_run(run, chosen) if run is not None and percents else None,
+        battery=battery,
         command=typed_command(),
         force_model=force_model,
         show_progress=True,
@@ -193,3 +268,31 @@ def show(summary: dict[str, Any]) -> None:
         "p",
     ]
     table(head, rows)
+    if summary["battery"] or "networks" in summary:
+        show_kinds(summary)
+
+
+def show_kinds(summary: dict[str, Any]) -> None:
+    """Print the controls of each task by kind, and say which are as harmful as the network."""
+    from onnxloc.report.folder import Ablated
+    from onnxloc.report.kinds import kind_finding, kind_rows, massive_warnings
+    from onnxloc.report.schema import build
+    from onnxloc.store import finite
+
+    ablated = build(Ablated, finite(summary), "the run")
+    head = ["condition", "networks", "median", "range", "as harmful", "p", "massive units"]
+    for effect in ablated.effects:
+        if not ablated.battery:
+            for line in massive_warnings(effect, ablated):
+                click.echo(_line(line))
+            continue
+        found = kind_finding(effect, ablated)
+        click.echo(f"\n{_line(found.title)}")
+        table(head, [astuple(row) for row in kind_rows(effect, ablated)])
+        for line in (f"{found.verdict}.", found.text, *found.warnings):
+            click.echo(_line(line))
+
+
+def _line(text: str) -> str:
+    """One line for a terminal, without the page's narrow spaces."""
+    return printable(text.replace("\u202f", " "))

@@ -26,6 +26,7 @@ def command(
     as_json: bool,
     provider: str,
     threads: int,
+    precision: str,
 ) -> None:
     """Check that reading, editing and batching MODEL do what they say.
 
@@ -39,7 +40,7 @@ def command(
     from onnxloc.runtime.providers import RuntimeOptions
     from onnxloc.studies.check import check
 
-    runtime = RuntimeOptions(provider=provider, threads=threads)
+    runtime = RuntimeOptions(provider=provider, threads=threads, precision=precision)
     found = check(open_model(model), sites, runtime, show_progress=True)
     if as_json:
         click.echo(json.dumps([asdict(entry) for entry in found], indent=2))

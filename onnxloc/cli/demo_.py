@@ -25,7 +25,9 @@ from onnxloc.cli.common import (
 @runtime_options
 @output_option("The run folder to write.", default="onnxloc-demo", show_default=True)
 @force_option
-def command(limit: int, provider: str, threads: int, output: Path, force: bool) -> None:
+def command(
+    limit: int, provider: str, threads: int, precision: str, output: Path, force: bool
+) -> None:
     """Fetch SmolLM2-135M, find its language network, ablate it beside ten controls, report.
 
     \b
@@ -37,7 +39,7 @@ def command(limit: int, provider: str, threads: int, output: Path, force: bool) 
 
     result = demo(
         output,
-        RuntimeOptions(provider=provider, threads=threads),
+        RuntimeOptions(provider=provider, threads=threads, precision=precision),
         limit=limit,
         force=force,
         command=typed_command(),

@@ -1,52 +1,50 @@
-"""``onnxloc export``."""
+"""``onnxloc export``: a command for each exporter, each in its own ``export_NAME_.py``.
 
-from pathlib import Path
+Exporters of other packages get a command too; `onnxloc.cli.export_other` makes it.
+"""
 
 import click
 
-from onnxloc.cli.common import force_option, output_option, printable
+from onnxloc.cli.lazy import LazyGroup
+from onnxloc.registry import Registry
+
+EXPORTERS = {
+    "gguf": "A GGUF file of a Llama-family model; no training framework is needed.",
+    "jax": "A function of JAX, Flax or Equinox and its parameters.",
+    "optimum": "A Hugging Face model, through optimum-onnx.",
+    "torch": "A Hugging Face model or any torch module, through torch.onnx.",
+}
 
 
-@click.group("export")
+class ExportGroup(LazyGroup):
+    """The exporters that ship, and those that other packages register."""
+
+    def _others(self) -> list[str]:
+        return [name for name in Registry("exporter", "onnxloc.exporters") if name not in EXPORTERS]
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names of all exporters, sorted."""
+        return sorted([*EXPORTERS, *self._others()])
+
+    def describe(self, name: str) -> str:
+        """What an exporter is for; that of another package is not imported to know."""
+        return EXPORTERS.get(name) or "An exporter of another package."
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        """Import a command, or make one for another package's exporter."""
+        if name in EXPORTERS or name not in self._others():
+            return super().get_command(ctx, name)
+        from onnxloc.cli.export_other import other_command
+
+        return other_command(name)
+
+
+@click.group("export", cls=ExportGroup, described=EXPORTERS, modules="onnxloc.cli.export_{}_")
 def command() -> None:
     """Turn a model of another framework into a bundle.
 
     \b
-    Example:
-      onnxloc export gguf model.gguf -o bundles/model
-    """  # noqa: D301
-
-
-@command.command("gguf")
-@click.argument("file", type=click.Path(path_type=Path), metavar="FILE")
-@click.option(
-    "--dtype",
-    type=click.Choice(["float32", "float16"]),
-    default="float32",
-    show_default=True,
-    help="Type of the weights.",
-)
-@click.option(
-    "--with-past",
-    is_flag=True,
-    help="Take and give the keys and values of earlier tokens (a KV cache): for onnxloc generate.",
-)
-@click.option("--name", default=None, help="Name of the model. Default: that of the file.")
-@output_option("The bundle to write.", required=True)
-@force_option
-def gguf(
-    file: Path, dtype: str, with_past: bool, name: str | None, output: Path, force: bool
-) -> None:
-    """Turn the GGUF file FILE of a Llama-family model into a bundle.
-
-    \b
     Examples:
-      onnxloc export gguf SmolLM2-135M-Instruct.Q4_1.gguf -o bundles/smollm2
-      onnxloc export gguf model.gguf --with-past -o bundles/model-past
+      onnxloc export gguf model.gguf -o bundles/model
+      onnxloc export torch path/to/checkpoint -o bundles/model
     """  # noqa: D301
-    from onnxloc.registry import Registry
-
-    exporter = Registry("exporter", "onnxloc.exporters").load("gguf")
-    made = exporter(dtype=dtype, with_past=with_past)
-    folder = made.export(file, output, force=force, name=name)
-    click.echo(f"wrote {printable(folder)}")

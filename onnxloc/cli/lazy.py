@@ -37,21 +37,26 @@ class LazyGroup(click.Group):
         """Import a command."""
         if name not in self._described:
             return None
-        command = import_module(self._modules.format(name)).command
+        command = import_module(self._modules.format(name.replace("-", "_"))).command
         assert isinstance(command, click.Command)  # noqa: S101
         return command
+
+    def describe(self, name: str) -> str:
+        """What a command does, in one line."""
+        return self._described[name]
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands without importing them."""
         with formatter.section("Commands"):
-            formatter.write_dl([(name, self._described[name]) for name in self.list_commands(ctx)])
+            formatter.write_dl([(name, self.describe(name)) for name in self.list_commands(ctx)])
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Say which command was meant where there is none of that name."""
-        if args and args[0] not in self._described and not args[0].startswith("-"):
-            hint = did_you_mean(args[0], self._described)
+        known = self.list_commands(ctx)
+        if args and args[0] not in known and not args[0].startswith("-"):
+            hint = did_you_mean(args[0], known)
             raise click.UsageError(
                 f"there is no command {args[0]!r}{hint} (see {ctx.command_path} --help)"
             )

@@ -2,8 +2,6 @@
 
 from collections.abc import Iterable
 
-from onnx import NodeProto
-
 from onnxloc.errors import OptionError
 from onnxloc.graph.plan import Plan
 from onnxloc.graph.sites import Axis, Site, SiteTable
@@ -110,7 +108,7 @@ def check_cut(topology: Topology, sites: SiteTable, cut: Site, plan: Plan) -> No
                 "would do nothing; cut earlier"
             )
     needed = _needed(topology, [name for name in (*wanted, *plan.outputs) if name], {cut.tensor})
-    crossing = _crossing(topology, before - {cut.tensor}, needed)
+    crossing = _crossing(topology, before, needed)
     if crossing:
         names = ", ".join(_name(sites, name) for name in crossing)
         raise OptionError(
@@ -125,42 +123,38 @@ def _needed(topology: Topology, wanted: Iterable[str], given: set[str]) -> set[s
     return set((topology.ancestors(wanted, stop=given) | wanted) - given)
 
 
-def _crossing(topology: Topology, before: set[str] | frozenset[str], needed: set[str]) -> list[str]:
-    """Tensors before a cut, of some work, that operations behind it read."""
-    found = []
+def _crossing(topology: Topology, before: frozenset[str], needed: set[str]) -> list[str]:
+    """Tensors before a cut, behind a product with a weight, that operations past it read."""
+    found: list[str] = []
     for i, node in enumerate(topology.nodes):
         made = {name for name in node.output if name}
-        if made.isdisjoint(needed) or not made.isdisjoint(before):
-            continue
-        found += [name for name in topology.reads[i] if name in before and name not in found]
-    worked = {
-        name
-        for i, node in enumerate(topology.nodes)
-        if _is_work(topology, i)
-        for name in node.output
-    }
+        if not made.isdisjoint(needed) and made.isdisjoint(before):
+            found += [name for name in topology.reads[i] if name in before]
+    worked = _worked(topology)
     return [
         name
-        for name in found
+        for name in dict.fromkeys(found)
         if name in worked or not worked.isdisjoint(topology.ancestors([name]))
     ]
 
 
-def _is_work(topology: Topology, number: int) -> bool:
-    """Whether a node is a product that depends on the inputs, and not one with a mere vector.
+def _worked(topology: Topology) -> set[str]:
+    """What comes out of products of something that depends on the inputs and a weight.
 
-    Rotary positions are often written as a product with a vector of frequencies.
+    A mere vector is no weight: rotary positions are often a product with one of frequencies.
     """
-    node = topology.nodes[number]
-    reads = topology.reads[number]
-    if node.op_type not in HEAVY or not any(name in topology.dynamic for name in reads):
-        return False
-    sizes = {tensor.name: tensor.dims for tensor in topology.proto.graph.initializer}
-    return not any(sum(size > 1 for size in sizes.get(name, (2, 2))) < 2 for name in _factors(node))
-
-
-def _factors(node: NodeProto) -> list[str]:
-    return list(node.input[:2])
+    axes = {t.name: sum(size > 1 for size in t.dims) for t in topology.proto.graph.initializer}
+    for node in topology.nodes:
+        for attribute in node.attribute:
+            if node.op_type == "Constant" and attribute.HasField("t"):
+                axes[node.output[0]] = sum(size > 1 for size in attribute.t.dims)
+    found: set[str] = set()
+    for node in topology.nodes:
+        weights = [name for name in node.input if name and name not in topology.dynamic]
+        # What is computed from constants alone is a weight that was written in another form.
+        if node.op_type in HEAVY and any(axes.get(name, 2) > 1 for name in weights):
+            found.update(name for name in node.output if name in topology.dynamic)
+    return found
 
 
 def _name(sites: SiteTable, tensor: str) -> str:

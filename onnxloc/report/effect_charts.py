@@ -59,13 +59,22 @@ class _Measured:
     controls: tuple[float | None, ...]
 
 
+def _score_name(effect: Effect) -> str:
+    """What the score of a task that is not shown as perplexity is called."""
+    if effect.kind == "pairs" or effect.metric == "accuracy":
+        return "Accuracy"
+    if effect.metric == "log-probability":
+        return "Log-probability"
+    return "Mean log-probability of a token"
+
+
 def _measure(effects: Sequence[Effect]) -> tuple[str, bool, list[_Measured]]:
     """Name of the scale, whether its axis is logarithmic, and the values."""
     finite = [(e.size, e.finite_perplexity) for e in effects]
     perplexities = [_Measured(n, p.intact, p.network, p.controls) for n, p in finite if p]
     if len(perplexities) == len(effects):
         return "Perplexity (log axis)", True, perplexities
-    name = "Accuracy" if effects[0].kind == "pairs" else "Mean log-probability of a token"
+    name = _score_name(effects[0])
     return name, False, [_Measured(e.size, e.intact, e.network, e.controls) for e in effects]
 
 
@@ -238,7 +247,7 @@ def effect_table(effects: Sequence[Effect]) -> Table:
             rows[f"Perplexity, {name}"] = [
                 number(getattr(effect.perplexity, name, None)) for effect in effects
             ]
-    what = "accuracy" if effects[0].kind == "pairs" else "mean log-probability of a token"
+    what = _score_name(effects[0]).lower()
     return Table(
         f"Task {effects[0].task}: {what} of {count(effects[0].n_items, 'item')}, by share of all "
         "units; intervals are bootstrapped over items",
@@ -347,7 +356,7 @@ def _group_chart(effect: Effect) -> Chart:
     height = 120 + 30 * len(groups)
     axis, narrow = labels(names)
     figure.update_layout(layout(height, meta={"narrow": narrow}, yaxis=axis))
-    title = "Accuracy" if effect.kind == "pairs" else "Mean log-probability of a token"
+    title = _score_name(effect)
     measured = [_Measured(effect.size, g.intact, g.network, g.controls) for g in groups]
     figure.update_xaxes(_scale(title, False, measured, effect.chance))
     figure.update_yaxes(range=[len(groups) - 0.3, -0.7])

@@ -56,11 +56,10 @@ def make_session(
     if not optimise:
         settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         settings.add_session_config_entry("session.disable_prepacking", "1")
-    if _half_weights(proto):
-        # Where a weight of half precision is multiplied with what comes from a Transpose that
-        # something else reads too, the change of layout for convolutions leaves behind what a
-        # later optimisation fails on, with a segmentation fault (onnxruntime 1.31).
-        settings.add_session_config_entry(DISABLED, "NchwcTransformer")
+    if options.provider == "cpu" and _half_weights(proto):
+        # Its fused product has no kernel for half precision on the CPU; what mends that later ends
+        # in a segmentation fault or a broken graph (onnxruntime 1.31).
+        settings.add_session_config_entry(DISABLED, "MatmulTransposeFusion")
     if options.provider != "cpu":
         settings.add_session_config_entry(RECORD_PLACES, "1")
     if started.devices:

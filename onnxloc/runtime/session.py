@@ -208,7 +208,8 @@ class Session:
     ) -> list[list[Array]]:
         """What a head gave, row by row."""
         text = _text(batch)
-        assert text is not None  # noqa: S101 (a run without text has no targets and no positions)
+        if text is None:
+            raise ModelError("a head reads the logits of texts, and these arrays are no tokens")
         n_rows = text.shape[0]
         wide = [value if value.dtype.kind == "i" else value.astype(np.float64) for value in values]
         if head.at == "given":

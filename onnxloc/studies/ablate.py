@@ -3,6 +3,7 @@
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -10,14 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxloc.choose import count_for_percent, top_units
-from onnxloc.controls import Match, draw_controls
+from onnxloc.controls import MASSIVE, Match
 from onnxloc.errors import OptionError
 from onnxloc.folder import new_folder
-from onnxloc.graph.plan import Edit, Plan, TargetLogProbs
+from onnxloc.graph.plan import Head, Plan, TargetLogProbs, TopLogits
 from onnxloc.network import Network, network_from_flat
 from onnxloc.progress import Progress
 from onnxloc.runtime.model import Model
+from onnxloc.runtime.offsets import token_offsets
 from onnxloc.runtime.providers import RuntimeOptions
+from onnxloc.runtime.tokens import Tokens
 from onnxloc.store import (
     EFFECTS_FILE,
     NETWORK_FILE,
@@ -30,9 +33,12 @@ from onnxloc.store import (
     write_summary,
     write_table,
 )
+from onnxloc.studies.conditions import Battery, Drawn, conditions, described
+from onnxloc.studies.edit_values import NetworkEdits, PlannedEdit, TextForm, gather_facts
+from onnxloc.studies.edits import EditInputs, UnitEdit, as_edit
 from onnxloc.studies.effects import Condition, TaskScores, effects_table, summarise
+from onnxloc.studies.magnitudes import mean_magnitudes, spread_sample
 from onnxloc.studies.masks import unit_masks
-from onnxloc.studies.means import Replacement, mean_activations
 from onnxloc.studies.scoring import Prefix, Scorer, require_causal
 from onnxloc.tasks import Task
 
@@ -50,13 +56,17 @@ class AblateOptions:
 
     Attributes
     ----------
-    replacement : {"zero", "mean"}
-        What an ablated unit becomes at every token: 0, or its mean over the scored tokens of the
-        tasks' texts in the intact model.
+    replacement : str or UnitEdit
+        What becomes of an ablated unit: "zero", "mean" (over the scored tokens of the tasks' texts
+        in the intact model), or any other edit; see `as_edit`.
+    tokens : str or Tokens
+        At which tokens of a text: "all", the prefix token among them, or positions such as
+        "0,3,-2", counted from the first token behind the prefix token.
     controls : int
         Number of random control networks for each size.
-    match : {"site", "count"}
-        Controls have as many units in each site as the network has, or only as many in all.
+    match : {"site", "count", "norm"}
+        Controls have as many units in each site as the network has, or only as many in all, or in
+        each site units of like mean |activation|; see `draw_control`.
     percents : tuple of float
         Sizes, in percent of the searched units; empty for the network as it is. The units with the
         largest t are taken.
@@ -65,10 +75,11 @@ class AblateOptions:
     batch_size : int
         Rows run at a time; several conditions share a batch.
     seed : int
-        Of the controls and of the bootstrap.
+        Of the controls, of the bootstrap, and of noise that is written as text.
     """
 
-    replacement: Replacement = "zero"
+    replacement: str | UnitEdit = "zero"
+    tokens: str | Tokens = "all"
     controls: int = 10
     match: Match = "site"
     percents: tuple[float, ...] = ()
@@ -77,16 +88,35 @@ class AblateOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.replacement not in get_args(Replacement):
-            raise OptionError(f"a unit is replaced by zero or mean, not by {self.replacement!r}")
+        _ = self.edit, self.where
         if self.match not in get_args(Match):
-            raise OptionError(f"controls match by site or count, not by {self.match!r}")
+            raise OptionError(f"controls match by site, count or norm, not by {self.match!r}")
         if self.controls < 0 or self.limit < 0 or self.batch_size < 1:
             raise OptionError("controls and limit must be 0 or more, the batch size 1 or more")
         if any(not 0 < percent <= 100 for percent in self.percents):
             raise OptionError("every percentage of units lies in (0, 100]")
         if len(set(self.percents)) != len(self.percents):
             raise OptionError("every percentage of units is given once")
+
+    @cached_property
+    def edit(self) -> UnitEdit:
+        """What becomes of a unit."""
+        return as_edit(self.replacement, EditInputs(seed=self.seed))
+
+    @property
+    def where(self) -> Tokens:
+        """At which tokens."""
+        tokens = self.tokens if isinstance(self.tokens, Tokens) else Tokens.parse(self.tokens)
+        if tokens.kind in ("prompt", "generated"):
+            raise OptionError(
+                f"the texts of a task have no {tokens.kind} tokens; choose all, or positions"
+            )
+        if tokens.kind == "last" or set(tokens.positions) == {-1}:
+            raise OptionError(
+                "no score depends on what is done at the last token of a text, since nothing is "
+                "scored behind it; choose all, or positions such as -2"
+            )
+        return tokens
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,6 +206,7 @@ def ablate(
     runtime: RuntimeOptions | None = None,
     *,
     t: NDArray[np.float64] | None = None,
+    battery: Battery | None = None,
     command: str = "",
     force_model: bool = False,
     show_progress: bool = False,
@@ -198,6 +229,8 @@ def ablate(
         Provider and threads.
     t : ndarray of float64, [units], optional
         What ranks the units, needed for `options.percents`; see `rank_of_run`.
+    battery : Battery, optional
+        Run every kind of control beside the network; see `gather_battery`.
     command : str
         The command line to put on record.
     force_model : bool
@@ -220,46 +253,83 @@ def ablate(
     network.check_model(model.graph.hash, force_model)
     if options.limit:
         tasks = [task.limited(options.limit) for task in tasks]
-    networks = _networks(network, options, t)
-    conditions = (Condition("intact", 0.0), *networks)
-    masks = unit_masks(model, [networks.get(condition) for condition in conditions])
-    prefix = Prefix.of(model, masks, runtime)
-    plan = Plan(
-        edits=tuple(Edit(site.tensor) for site in masks),
-        head=TargetLogProbs(model.logits.tensor),
-        given=() if prefix is None else (prefix.tensor,),
-    )
+    if battery is not None and options.controls < 1:
+        raise OptionError("a battery needs one control of each kind or more")
+    sized = _sized(network, options, t)
     encoded = [model.encode_scored([x for i in task.items for x in i.texts]) for task in tasks]
-    session = model.compile(plan, runtime)
-    require_causal(session, prefix, encoded[0][0][0])
-    if options.replacement == "mean":
-        values = mean_activations(
+    sequences = [sequence for some in encoded for sequence in some]
+    magnitudes = None
+    sample = spread_sample(sequences)
+    if battery is not None or options.match == "norm":
+        magnitudes = mean_magnitudes(
             model,
-            tuple(masks),
-            [sequence for sequences in encoded for sequence in sequences],
+            [model.sites.find(name) for name in network.sites],
+            sample,
             runtime,
             batch_size=options.batch_size,
             show_progress=show_progress,
         )
-    else:
-        values = {site.tensor: np.zeros((1, 1, site.units), site.dtype) for site in masks}
-    scorer = Scorer(session, prefix, masks, values, len(conditions), options.batch_size, model.pad)
+    networks = conditions(
+        sized,
+        Drawn(options.controls, options.match, options.seed),
+        battery=battery,
+        magnitudes=magnitudes,
+    )
+    run_with = (Condition("intact", 0.0, "intact"), *networks)
+    masks = unit_masks(model, [networks.get(condition) for condition in run_with])
+    prefix = Prefix.of(model, masks, runtime)
+    edit, tokens = options.edit, options.where
+    planned = PlannedEdit(edit, tokens, tuple(masks), network.sites)
+    heads: tuple[Head, ...] = (TargetLogProbs(model.logits.tensor, "given"),)
+    if any(task.greedy for task in tasks):
+        heads += (TopLogits(model.logits.tensor, 1, "given"),)
+    plan = Plan(
+        edits=planned.plan_edits,
+        head=heads,
+        given=() if prefix is None else (prefix.tensor,),
+    )
+    session = model.compile(plan, runtime)
+    require_causal(session, prefix, encoded[0][0][0])
+    (facts,) = gather_facts(
+        model,
+        [planned],
+        TextForm(model.encode_scored, 1),
+        runtime,
+        sequences=sequences,
+        batch_size=options.batch_size,
+        show_progress=show_progress,
+    )
+    edits = NetworkEdits(planned, facts, masks)
+    scorer = Scorer(
+        session,
+        prefix,
+        edits.operands,
+        len(run_with),
+        options.batch_size,
+        model.pad,
+        planned.everywhere,
+    )
     loaded = time.perf_counter()
-    total = len(conditions) * sum(len(sequences) for sequences in encoded)
+    total = len(run_with) * len(sequences)
     results = []
     with Progress("ablating", total, show=show_progress) as progress:
-        for task, sequences in zip(tasks, encoded, strict=True):
-            scores, counts = scorer.score(task, sequences, progress)
-            results.append(TaskScores(task, conditions, scores, counts))
+        for task, own in zip(tasks, encoded, strict=True):
+            texts = [text for item in task.items for text in item.texts]
+            offsets = token_offsets(model, texts) if task.has_spans else None
+            scores, counts = scorer.score(task, own, progress, offsets)
+            results.append(TaskScores(task, run_with, scores, counts))
     done = time.perf_counter()
-    sizes = {c.size: n.size for c, n in networks.items() if c.name == "network"}
+    sizes = {size: whole.size for size, whole in sized.items()}
     summary = {
         "format": 1,
         "model": model.description,
         "ablate": {
-            "with": options.replacement,
+            "with": edit.label,
+            "tokens": tokens.label,
             "match": options.match,
             "n_controls": options.controls,
+            "battery": battery is not None,
+            **_measured(networks, magnitudes, len(sample)),
             "effects": [
                 entry for result in results for entry in summarise(result, sizes, seed=options.seed)
             ],
@@ -271,9 +341,12 @@ def ablate(
         parameters={
             "model": model.bundle.info.name,
             "tasks": [task.source for task in tasks],
-            "with": options.replacement,
+            "with": edit.label,
+            "tokens": tokens.label,
+            **edit.parameters,
             "controls": options.controls,
             "match": options.match,
+            "battery": None if battery is None else dict(battery.about),
             "percent": list(options.percents),
             "limit": options.limit,
             "prefix_token": encoded[0][0][0],
@@ -286,46 +359,56 @@ def ablate(
             **{f"task {task.name}": task.hash for task in tasks},
         },
         versions=package_versions(VERSIONED),
-        seconds={"load": loaded - started, "run": done - loaded},
+        seconds={
+            **(battery.seconds if battery is not None else {}),
+            "load": loaded - started,
+            "run": done - loaded,
+        },
         provider=session.provider,
         threads=runtime.threads,
     )
     return Ablation(tuple(results), networks, summary, step)
 
 
-def _networks(
+def _sized(
     network: Network, options: AblateOptions, t: NDArray[np.float64] | None
-) -> dict[Condition, Network]:
-    """The network and its controls, for each size."""
+) -> dict[float, Network]:
+    """The network in each size."""
     largest_t = "within" not in network.how and network.how.get("how") in ("top", "units", "fdr")
     if not options.percents:
-        sized = {100.0 * network.share: network}
-    elif t is None:
+        return {100.0 * network.share: network}
+    if t is None:
         raise OptionError(
             "sizes in percent need the t-values of a run; give --network a run folder"
         )
-    elif not largest_t:
+    if not largest_t:
         raise OptionError(
             "--percent takes the units with the largest t, and this network was chosen otherwise; "
             "leave --percent out"
         )
-    else:
-        sized = {
-            percent: network_from_flat(
-                top_units(t, count_for_percent(t.size, percent)),
-                network.sites,
-                network.model_hash,
-                {"how": "top", "value": percent},
-            )
-            for percent in options.percents
-        }
-    # Controls of a small size keep clear of the largest network too.
-    pool = np.ones(network.n_units, dtype=np.bool_)
-    for whole in sized.values():
-        pool[whole.flat] = False
-    found: dict[Condition, Network] = {}
-    for size, whole in sized.items():
-        found[Condition("network", size)] = whole
-        drawn = draw_controls(whole, options.controls, options.match, options.seed, pool=pool)
-        found.update({Condition(f"control-{i:02d}", size): c for i, c in enumerate(drawn)})
-    return found
+    return {
+        percent: network_from_flat(
+            top_units(t, count_for_percent(t.size, percent)),
+            network.sites,
+            network.model_hash,
+            {"how": "top", "value": percent},
+        )
+        for percent in options.percents
+    }
+
+
+def _measured(
+    networks: Mapping[Condition, Network], magnitudes: NDArray[np.float64] | None, n_texts: int
+) -> dict[str, Any]:
+    """What the summary says of activations, where they were measured."""
+    if magnitudes is None:
+        return {}
+    return {
+        "magnitudes": {
+            "of": "mean |activation| over all tokens of texts of the tasks, the prefix token "
+            "among them",
+            "n_texts": n_texts,
+            "massive_above": MASSIVE,
+        },
+        "networks": described(networks, magnitudes),
+    }

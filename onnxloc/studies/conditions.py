@@ -113,8 +113,10 @@ def conditions(
     Raises
     ------
     NetworkError, OptionError
-        If a control cannot be drawn.
+        If a network has no units, or a control cannot be drawn.
     """
+    if not all(whole.size for whole in sized.values()):
+        raise OptionError("the network has no units, so there is nothing to ablate")
     # Controls of a small size keep clear of the largest network too.
     pool = np.ones(next(iter(sized.values())).n_units, dtype=np.bool_)
     for whole in sized.values():

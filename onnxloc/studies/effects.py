@@ -2,20 +2,24 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxloc.stats.paired import mcnemar, perplexity_ratio
 from onnxloc.stats.resample import cohens_d_paired, empirical_p, paired_bootstrap
 from onnxloc.tasks import Task, perplexity
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-__all__ = ["Condition", "TaskScores", "effects_table", "summarise"]
+__all__ = ["CONTROL_KINDS", "Condition", "TaskScores", "effects_table", "summarise"]
 
 Floats = NDArray[np.float64]
+
+# In the order in which they are shown.
+CONTROL_KINDS = ("count", "site", "norm", "least", "shuffled", "untrained")
 
 
 @dataclass(frozen=True)
@@ -25,13 +29,18 @@ class Condition:
     Attributes
     ----------
     name : str
-        "intact", "network", or "control-00" and so on.
+        "intact", "network", or "control-00" and so on; controls of another kind than the main one
+        have its name, as "shuffled-00" has.
     size : float
         Percentage of the searched units that are ablated; 0 for "intact".
+    kind : str
+        "intact", "network", "without-massive", or the kind of control: "count", "site", "norm",
+        "least", "shuffled", "untrained".
     """
 
     name: str
     size: float
+    kind: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,13 +78,14 @@ def effects_table(results: Sequence[TaskScores]) -> "DataFrame":
                 "group": [item.group for item in items] * n,
                 "item": [item.id for item in items] * n,
                 "condition": np.repeat([c.name for c in result.conditions], len(items)),
+                "kind": np.repeat([c.kind for c in result.conditions], len(items)),
                 "size": np.repeat([c.size for c in result.conditions], len(items)),
                 "score": result.scores.ravel(),
             }
         )
         parts.append(part)
     table = pd.concat(parts, ignore_index=True)
-    names = ["task", "group", "item", "condition"]
+    names = ["task", "group", "item", "condition", "kind"]
     return table.astype(dict.fromkeys(names, "category"))
 
 
@@ -126,7 +136,14 @@ def _summary(result: TaskScores, size: float, units: int, seed: int) -> dict[str
         "vs_controls": _difference(network, controls.mean(axis=0), seed) if names else None,
         "perplexity": None,
         "groups": _groups(task, intact, network, controls),
+        "fields": _groups(task, intact, network, controls, by="field"),
+        "phenomena": _groups(task, intact, network, controls, by="term"),
+        "notes": list(task.notes),
+        "kinds": _kinds(result, size),
+        "without_massive": _without_massive(result, size),
     }
+    entry["comparisons"] = _comparisons(result, size, seed)
+    entry["n_comparisons"] = len(entry["comparisons"])
     if task.kind == "text":
         counts = result.token_counts
         entry["perplexity"] = {
@@ -135,6 +152,48 @@ def _summary(result: TaskScores, size: float, units: int, seed: int) -> dict[str
             "controls": [perplexity(scores, counts) for scores in controls],
         }
     return entry
+
+
+def _kinds(result: TaskScores, size: float) -> list[dict[str, Any]]:
+    """The network's place among the controls of each kind."""
+    at = {c: i for i, c in enumerate(result.conditions) if c.size == size}
+    network = result.scores[next(i for c, i in at.items() if c.kind == "network")].mean()
+    kinds = dict.fromkeys(c.kind for c in at if c.kind in CONTROL_KINDS)
+    out = []
+    for kind in sorted(kinds, key=CONTROL_KINDS.index):
+        rows = {c.name: result.scores[i] for c, i in at.items() if c.kind == kind}
+        means = np.array([scores.mean() for scores in rows.values()])
+        out.append(
+            {
+                "kind": kind,
+                "names": list(rows),
+                "scores": means.tolist(),
+                "median": np.median(means),
+                "min": means.min(),
+                "max": means.max(),
+                "as_harmful": [
+                    name for name, mean in zip(rows, means, strict=True) if mean <= network
+                ],
+                "p_empirical": empirical_p(network, means, tail="less"),
+                "perplexity": _perplexities(result, list(rows.values())),
+            }
+        )
+    return out
+
+
+def _without_massive(result: TaskScores, size: float) -> dict[str, Any] | None:
+    """The network without its massive units, if that was run."""
+    for condition, scores in zip(result.conditions, result.scores, strict=True):
+        if condition.kind == "without-massive" and condition.size == size:
+            values = _perplexities(result, [scores])
+            return {"score": scores.mean(), "perplexity": values[0] if values else None}
+    return None
+
+
+def _perplexities(result: TaskScores, rows: Sequence[Floats]) -> list[float] | None:
+    if result.task.kind != "text":
+        return None
+    return [perplexity(scores, result.token_counts) for scores in rows]
 
 
 def _difference(a: Floats, b: Floats, seed: int) -> dict[str, float]:
@@ -147,10 +206,46 @@ def _difference(a: Floats, b: Floats, seed: int) -> dict[str, float]:
     }
 
 
-def _groups(task: Task, intact: Floats, network: Floats, controls: Floats) -> list[dict[str, Any]]:
-    names = np.array([item.group for item in task.items])
-    groups = list(dict.fromkeys(names.tolist()))
-    if len(groups) == 1:
+def _comparisons(result: TaskScores, size: float, seed: int) -> list[dict[str, Any]]:
+    """Each condition against intact, then the network against each control; over paired items.
+
+    Nothing is corrected for how many there are.
+    """
+    rows = {c: i for i, c in enumerate(result.conditions) if c.size in (0.0, size)}
+    intact = next(c for c in rows if c.kind == "intact")
+    network = next(c for c in rows if c.kind == "network")
+    pairs = [(c, intact) for c in rows if c.kind != "intact"]
+    pairs += [(network, c) for c in rows if c.kind in CONTROL_KINDS]
+    return [
+        {"of": a.name, "against": b.name, **_compared(result, rows[a], rows[b], seed)}
+        for a, b in pairs
+    ]
+
+
+def _compared(result: TaskScores, one: int, other: int, seed: int) -> dict[str, Any]:
+    """Difference of two conditions with its interval, and what fits the kind of the scores."""
+    a, b = result.scores[one], result.scores[other]
+    found: dict[str, Any] = {**_difference(a, b, seed), "mcnemar": None, "perplexity_ratio": None}
+    if result.task.is_accuracy:
+        test = mcnemar(a, b)
+        found["mcnemar"] = {"only_of": test.only_a, "only_against": test.only_b, "p": test.p}
+    if result.task.kind == "text":
+        ratio = perplexity_ratio(a, b, result.token_counts, seed=seed)
+        found["perplexity_ratio"] = {"ratio": ratio.estimate, "low": ratio.low, "high": ratio.high}
+    return found
+
+
+def _groups(
+    task: Task,
+    intact: Floats,
+    network: Floats,
+    controls: Floats,
+    by: Literal["group", "field", "term"] = "group",
+) -> list[dict[str, Any]]:
+    """Mean scores of items that share a group, a field or a phenomenon; none if all share one."""
+    names = np.array([getattr(item, by) for item in task.items])
+    groups = [name for name in dict.fromkeys(names.tolist()) if name or by == "group"]
+    if len(groups) <= 1:
         return []
     out = []
     for group in groups:

@@ -1,7 +1,17 @@
-"""Behavioural tasks: minimal pairs and lines of text, read or generated, and their scores."""
+"""Behavioural tasks, read or generated: minimal pairs, texts, choices, last words, formulas."""
 
-from onnxloc.tasks.load import TASKS, load_task
+from onnxloc.tasks.load import FORMS, TASKS, list_tasks, load_task
 from onnxloc.tasks.model import Item, Task, TaskInputs, perplexity
 from onnxloc.tasks.readers import text_task
 
-__all__ = ["TASKS", "Item", "Task", "TaskInputs", "load_task", "perplexity", "text_task"]
+__all__ = [
+    "FORMS",
+    "TASKS",
+    "Item",
+    "Task",
+    "TaskInputs",
+    "list_tasks",
+    "load_task",
+    "perplexity",
+    "text_task",
+]

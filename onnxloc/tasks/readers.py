@@ -1,20 +1,24 @@
-"""Tasks from files: BLiMP's minimal pairs, and lines of text.
+"""Tasks from files: BLiMP's minimal pairs, lines of text, and last words.
 
 BLiMP (Warstadt et al. 2020, TACL 8) is published as one JSONL file a paradigm, with the keys
 ``sentence_good``, ``sentence_bad``, ``UID`` (the paradigm) and ``field`` (the field of grammar).
 """
 
-import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from onnxloc.errors import TaskError
+from onnxloc.tasks.files import (
+    MAX_BYTES,
+    check_text,
+    read_bytes,
+    read_lines,
+    read_records,
+    string_of,
+)
 from onnxloc.tasks.model import Item, Task, TaskInputs
 
-__all__ = ["MAX_BYTES", "blimp_task", "sentences_task", "text_file_task", "text_task"]
-
-MAX_BYTES = 64_000_000
-"""Most bytes that one task may be read from."""
+__all__ = ["blimp_task", "cloze_task", "sentences_task", "text_file_task", "text_task"]
 
 _REQUIRED = ("sentence_good", "sentence_bad", "UID")
 
@@ -23,8 +27,8 @@ def blimp_task(path: Path) -> Task:
     """Read a task of pairs from a JSONL file as BLiMP has it, or from all such files of a folder.
 
     The group of an item is its ``UID``; its id is the file's name and the line number. ``field``
-    is kept where it is given; other keys are ignored, and so are blank lines and files of a
-    folder that do not end in ``.jsonl``.
+    and ``linguistics_term`` are kept where they are given; other keys are ignored, and
+    so are blank lines and files of a folder that do not end in ``.jsonl``.
 
     Raises
     ------
@@ -44,7 +48,7 @@ def blimp_task(path: Path) -> Task:
     items: list[Item] = []
     left = MAX_BYTES
     for file in files:
-        data = _read(file, left)
+        data = read_bytes(file, left)
         left -= len(data)
         before = len(items)
         items.extend(_pairs(file, data))
@@ -61,7 +65,7 @@ def text_file_task(path: Path) -> Task:
     TaskError
         If the file cannot be read, is not UTF-8 text, or is blank.
     """
-    lines = [text for _, text in _lines(path, _read(path, MAX_BYTES))]
+    lines = [text for _, text in read_lines(path, read_bytes(path))]
     return text_task(f"text:{path.stem}", lines, str(path))
 
 
@@ -79,7 +83,7 @@ def text_task(name: str, lines: Iterable[str], source: str) -> Task:
     for number, line in enumerate(lines, start=1):
         text = line.strip()
         if text:
-            _check_text(text, f"{source}:{number}", "the line")
+            check_text(text, f"{source}:{number}", "the line")
             items.append(Item(id=f"{name}:{number}", group="text", texts=(text,)))
     if not items:
         raise TaskError(f"{source} holds no line of text")
@@ -99,6 +103,45 @@ def sentences_task(inputs: TaskInputs) -> Task:
     return text_task("text", inputs.sentences, inputs.source)
 
 
+def cloze_task(path: Path, *, greedy: bool = True) -> Task:
+    """Read texts of which the last word is to be guessed, as LAMBADA has them.
+
+    A file ``.jsonl`` has a JSON object with the key ``text`` a line (Paperno et al. 2016, ACL);
+    any other has a text a line. The word is what stands behind the last blank.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    greedy : bool
+        Score whether every token of the word is the likeliest; else the log-probability of the
+        word, its blank with it.
+
+    Raises
+    ------
+    TaskError
+        If the file cannot be read or a text has no two words; with file and line.
+    """
+    data, items = read_bytes(path), []
+    if path.suffix.lower() == ".jsonl":
+        lines = [(n, string_of(r, "text", at, full=True)) for at, n, r in read_records(path, data)]
+    else:
+        lines = [(number, line) for number, line in read_lines(path, data) if line.strip()]
+    for number, line in lines:
+        text = line.strip()
+        check_text(text, f"{path}:{number}", "the text")
+        if len(text.split()) < 2:
+            raise TaskError(f"{path}:{number}: a last word needs a text in front of it")
+        word = text.split()[-1]
+        start = len(text[: len(text) - len(word)].rstrip())
+        spans = (((start, len(text)),),)
+        items.append(Item(f"{path.stem}:{number}", "last word", (text,), spans=spans))
+    if not items:
+        raise TaskError(f"{path} holds no text")
+    name = f"{'cloze' if greedy else 'cloze-logprob'}:{path.stem}"
+    return Task(name, "cloze" if greedy else "continuation", tuple(items), str(path))
+
+
 def _jsonl_files(folder: Path) -> list[Path]:
     try:
         files = sorted(file for file in folder.iterdir() if file.suffix.lower() == ".jsonl")
@@ -113,71 +156,11 @@ def _jsonl_files(folder: Path) -> list[Path]:
     return files
 
 
-def _read(path: Path, limit: int) -> bytes:
-    # A pipe or a device would block or never end.
-    if path.exists() and not path.is_file():
-        raise TaskError(f"{path} is not a file")
-    try:
-        with path.open("rb") as file:
-            data = file.read(limit + 1)
-    except OSError as error:
-        raise TaskError(f"cannot read {path}: {error.strerror}") from error
-    if len(data) > limit:
-        raise TaskError(f"{path}: a task may hold at most {MAX_BYTES // 10**6} MB; make it smaller")
-    return data
-
-
-def _lines(path: Path, data: bytes) -> Iterator[tuple[int, str]]:
-    """Line numbers and lines; only a line feed, with or without a return, ends a line."""
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        # The error's offset counts from behind a byte order mark, `error.object` does too.
-        number = bytes(error.object).count(b"\n", 0, error.start) + 1
-        raise TaskError(f"{path}:{number}: not UTF-8; save the file as UTF-8 text") from error
-    for number, line in enumerate(text.split("\n"), start=1):
-        if "\0" in line:
-            raise TaskError(f"{path}:{number}: a NUL character; this is no text file")
-        yield number, line.removesuffix("\r")
-
-
 def _pairs(path: Path, data: bytes) -> Iterator[Item]:
-    for number, line in _lines(path, data):
-        if not line.strip():
-            continue
-        where = f"{path}:{number}"
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise TaskError(f"{where}: not JSON: {error.msg} at column {error.colno}") from error
-        except (ValueError, RecursionError) as error:  # an endless number, or endless nesting
-            raise TaskError(f"{where}: not JSON that can be read: {error}") from error
-        if not isinstance(record, dict):
-            raise TaskError(f"{where}: a line must hold one JSON object")
-        for key in _REQUIRED:
-            if key not in record:
-                raise TaskError(f"{where}: the key {key!r} is missing")
-            if not _text(record, key, where).strip():
-                raise TaskError(f"{where}: {key} is empty")
-        good, bad, group = (_text(record, key, where) for key in _REQUIRED)
+    for where, number, record in read_records(path, data):
+        good, bad, group = (string_of(record, key, where, full=True) for key in _REQUIRED)
         if good.strip() == bad.strip():
             raise TaskError(f"{where}: sentence_good and sentence_bad are the same")
-        field = _text(record, "field", where) if "field" in record else ""
-        yield Item(id=f"{path.stem}:{number}", group=group, texts=(good, bad), field=field)
-
-
-def _text(record: dict[str, object], key: str, where: str) -> str:
-    value = record[key]
-    if not isinstance(value, str):
-        raise TaskError(f"{where}: {key} must be a string")
-    _check_text(value, where, key)
-    return value
-
-
-def _check_text(text: str, where: str, what: str) -> None:
-    if "\0" in text:
-        raise TaskError(f"{where}: {what} holds a NUL character")
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise TaskError(f"{where}: {what} holds half a surrogate pair, which is no text") from error
+        field = string_of(record, "field", where) if "field" in record else ""
+        term = string_of(record, "linguistics_term", where) if "linguistics_term" in record else ""
+        yield Item(f"{path.stem}:{number}", group, (good, bad), field, term)

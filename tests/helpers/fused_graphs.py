@@ -129,6 +129,9 @@ class Graph:
             roles = {} if kind == "mha bias" else {"q": q, "k": k, "v": v}
             self.sites.update({f"{block}attn.{role}": name for role, name in roles.items()})
             mixed = self.mix(q, k, v, variant, block)
+        if kind in ("gqa", "attention23"):
+            # An output that the operation can have and that this graph does not ask for.
+            self.sites[f"{block}attn.probs"] = f"onnxloc.probs.{mixed}"
         self.sites[f"{block}attn.heads"] = mixed
         return self.linear(mixed, inner, WIDTH, bias)
 

@@ -208,7 +208,7 @@ def test_the_study_is_recorded_whole(model, localization, network, tmp_path, fig
     assert {"localize", "ablate", "model"} <= set(ablated.summary)
 
     effects = ablated.table("effects.parquet")
-    assert list(effects.columns) == ["task", "group", "item", "condition", "size", "score"]
+    assert list(effects.columns) == ["task", "group", "item", "condition", "kind", "size", "score"]
     assert np.isfinite(effects["score"]).all()
     for task in tasks:
         rows = effects[effects["task"] == task.name]

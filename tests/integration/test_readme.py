@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from helpers.tiny_bundle import MODEL
+from onnxloc_models import seeded
 
 from onnxloc.store import Run
 from onnxloc.tasks import load_task
@@ -66,11 +67,17 @@ TYPED = [b for b in BLOCKS if b.language in RUN and not b.skip and b not in DEMO
 
 
 @pytest.fixture(scope="module")
-def folder(bundle_path, tmp_path_factory):
-    """Where all blocks are run, in their order; the model, and a reader's own files, are there."""
+def folder(bundle_path, gguf_path, tmp_path_factory):
+    """Where all blocks are run, in their order; the model, and a reader's own files, are there.
+
+    A checkpoint of a reader's own is a tiny one.
+    """
     folder = tmp_path_factory.mktemp("readme")
     (folder / "lines.txt").write_text("The dog\nMy favourite food is\n")
     MODEL.write(folder / "model.gguf")
+    (folder / gguf_path.name).symlink_to(gguf_path)
+    (folder / "checkpoints" / "smollm2").mkdir(parents=True)
+    seeded.llama(None, folder / "checkpoints" / "smollm2")
     return folder
 
 
@@ -98,7 +105,13 @@ def run(block, folder):
 
 def test_the_blocks_are_found():
     assert len(DEMO) == 1
-    typed = [words[1] for block in TYPED if block.language == "sh" for words in block.words]
+    typed = [
+        words[1]
+        for block in TYPED
+        if block.language == "sh"
+        for words in block.words
+        if words[0] == "onnxloc"
+    ]
     assert {"fetch", "inspect", "localize", "ablate", "report"} <= set(typed)
     assert [block.place for block in BLOCKS if block.language not in (*RUN, *SHOWN)] == []
 
@@ -110,6 +123,9 @@ def test_installing_is_as_ci_and_the_package_have_it():
     installs = [words for block in SHELL for words in block.installs]
     assert len(installs) >= 2
     for words in installs:
+        if words[-1].startswith("examples/"):
+            assert (ROOT / words[-1] / "pyproject.toml").is_file()
+            continue
         named = re.fullmatch(r"\.\[([\w,]+)\]", words[-1])
         assert words[:2] == ["pip", "install"]
         assert set(named[1].split(",")) <= set(extras)

@@ -164,7 +164,7 @@ def ablate(*words, model="tiny", network="fits.parquet", task="pairs.jsonl", out
 
 
 MODELS = {
-    "nowhere": ["there is no model at nowhere", "names that can be fetched: smollm2-135m"],
+    "nowhere": ["there is no model at nowhere", "names that can be fetched: ", "smollm2-135m"],
     "smollm2-135n": ["did you mean 'smollm2-135m'?"],
     "smollm2-135m": ["not fetched yet", "onnxloc fetch smollm2-135m"],
     "a" * 5000: ["no usable path", "too long"],
@@ -288,7 +288,7 @@ BAD = [
     (ablate("--force-model", model="wider"), ["block.1.out has 32 units", "64 in the network"]),
     *((ablate(task=task), said) for task, said in TASKS.items()),
     (ablate("--task", "pairs.jsonl"), ["two tasks have the same name"]),
-    (ablate("--with", "one"), ["'--with'", "'one'"]),
+    (ablate("--with", "one"), ["there is no edit", "'one'"]),
     (ablate("--match", "size"), ["'--match'", "'size'"]),
     (ablate("--controls", "-1"), ["'--controls'"]),
     (ablate("--limit", "-1"), ["'--limit'"]),
@@ -405,7 +405,8 @@ def test_an_interrupt_while_writing_leaves_what_was(work, capsys, monkeypatch, n
 def test_a_signal_leaves_no_partial_run(work, tmp_path, command, number):
     if command == "localize":
         texts = [f"{text} {i}" for i in range(1500) for text in POSITIVE]
-        stimuli = write_stimuli(tmp_path / "many.csv", texts, texts)
+        others = [f"{text}." for text in texts]
+        stimuli = write_stimuli(tmp_path / "many.csv", texts, others)
         words, bar = localize("--batch-size", "1", stimuli=str(stimuli)), b"localizing"
     else:
         words, bar = ablate("--controls", "200", "--batch-size", "1", task="pairs"), b"ablating"

@@ -103,7 +103,7 @@ BAD = [
     (["bake", "model", "--network", "nothing", "-o", "out"], "there is no network at nothing"),
     (["bake", "model", "--network", "lines.txt", "-o", "out"], "is not a network file"),
     (["bake", "model", "--network", "other.parquet", "-o", "out"], "is of model eeeeeeeeeeee"),
-    (["bake", "model", *NETWORK, "--with", "one", "-o", "out"], "'one' is not one of"),
+    (["bake", "model", *NETWORK, "--with", "one", "-o", "out"], "there is no edit 'one'"),
     (["bake", "model", *NETWORK, "-o", "taken"], "taken exists"),
     (["bake", "model", *NETWORK, "-o", "model", "--force"], "holds the model itself"),
     (["bake", "missing", *NETWORK, "-o", "out"], "there is no model at missing"),

@@ -25,7 +25,7 @@ def test_what_makes_no_sense_is_refused():
         OptionError, match="no pooling 'first' \\(known: last, mean, sum, max, none"
     ):
         Tap("x", "first")
-    with pytest.raises(OptionError, match="no edit 'zero' \\(known: replace, affine\\)"):
+    with pytest.raises(OptionError, match="no edit 'zero' \\(known: replace, affine, whole\\)"):
         Edit("x", "zero")
     with pytest.raises(OptionError, match="at most once with each pooling"):
         Plan(taps=(Tap("x"), Tap("x")))

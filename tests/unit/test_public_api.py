@@ -11,9 +11,13 @@ pytestmark = pytest.mark.unit
 
 ROOT = Path(onnxloc.__file__).parent
 NAMES = [
-    "AblateOptions", "Ablation", "Bundle", "BundleInfo", "Item", "Localization", "LocalizeOptions",
-    "Model", "Network", "OnnxlocError", "Run", "RuntimeOptions", "Selection", "StimulusSet", "Task",
-    "TaskInputs", "ablate", "fetch", "load_stimuli", "load_task", "localize", "write_report",
+    "AblateOptions", "Ablation", "Activations", "ArraySet", "Bundle", "BundleInfo",
+    "CompareOptions", "Comparison", "ContrastOptions", "CorrelateOptions", "EditedRun", "Force",
+    "Intervention", "Item", "Localization", "LocalizeOptions", "Mean", "Model", "Network", "Noise",
+    "OnnxlocError", "Patch", "Reliability", "ReliabilityOptions", "Run", "RuntimeOptions", "Scale",
+    "Selection", "Steer", "StimulusSet", "Task", "TaskInputs", "Tokens", "Vector", "Zero", "ablate",
+    "compare", "contrast", "correlate_run", "fetch", "load_arrays", "load_stimuli", "load_task",
+    "localize", "localize_into", "reliability", "run_with_edits", "write_report",
 ]  # fmt: skip
 
 

@@ -163,9 +163,9 @@ def test_threads_and_order_reach_onnxruntime(tmp_path, monkeypatch):
     seen = []
     real = onnxruntime.InferenceSession
 
-    def spy(content, sess_options, providers):
+    def spy(content, sess_options, providers, **rest):
         seen.append((sess_options, providers))
-        return real(content, sess_options=sess_options, providers=providers)
+        return real(content, sess_options=sess_options, providers=providers, **rest)
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", spy)
     model = Model.open(tiny.write(tmp_path, tiny.plain()))

@@ -91,7 +91,7 @@ def test_perplexity_refuses_what_does_not_fit(scores: list[float], counts: list[
 @pytest.mark.parametrize(
     ("kind", "items", "message"),
     [
-        ("choice", (item("a"),), "kind 'choice'"),
+        ("odd", (item("a"),), "kind 'odd'"),
         ("pairs", (), "no items"),
         ("pairs", (item("a"), item("b"), item("a")), "'a' occurs 2 times"),
         ("text", (item("a"),), "needs 1 text"),
@@ -150,7 +150,7 @@ def test_blimp_file(tmp_path: Path) -> None:
     task = load_task(str(path))
     assert (task.name, task.kind, task.source) == ("one", "pairs", str(path))
     assert task.items == (
-        Item("one:1", "be", ("He is.", "He are."), "syntax"),
+        Item("one:1", "be", ("He is.", "He are."), "syntax", "x"),
         Item("one:3", "two", ("He is.", "He are."), ""),
     )
 

@@ -1,0 +1,1 @@
+"""onnxloc inside other tools."""
