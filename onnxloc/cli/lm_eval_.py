@@ -8,16 +8,17 @@ import click
 @click.command(
     "lm-eval",
     context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
-    add_help_option=False,
 )
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="ARGUMENTS...")
 def command(arguments: tuple[str, ...]) -> None:
     """Run lm-evaluation-harness, with the model type onnxloc known to it.
 
+    All arguments go to its command lm_eval; onnxloc lm-eval -- --help shows its own help.
+
     \b
-    All arguments go to its command lm_eval, such as:
-      onnxloc lm-eval --model onnxloc --model_args path=BUNDLE --tasks TASKS
-      onnxloc lm-eval --model onnxloc --model_args path=BUNDLE,network=RUN --tasks TASKS
+    Examples:
+      onnxloc lm-eval run --model onnxloc --model_args path=BUNDLE --tasks TASKS
+      onnxloc lm-eval run --model onnxloc --model_args path=BUNDLE,network=RUN --tasks TASKS
     """  # noqa: D301
     from onnxloc.errors import OptionError
 
