@@ -92,7 +92,7 @@ def agreement_tables(bundles):
         shown = f"{parity.max_rel:.1e}" if parity else "not measured"
         row(name, shown, len(names[name]), networks[name].size)
     head(
-        "pair", "last tokens", "tokens without massive values", "massive: number", "absolute",
+        "pair", "last tokens", "without massive values", "over 5e-3", "massive: number", "absolute",
         "share", "Dice", "canonical sites",
     )  # fmt: skip
     for one, other in combinations(bundles, 2):
@@ -102,6 +102,7 @@ def agreement_tables(bundles):
             f"{one}, {other}",
             f"{apart.last:.1e}",
             f"{apart.ordinary:.1e}",
+            apart.over,
             apart.massive_tokens,
             f"{apart.massive:.1e}",
             f"{apart.massive_share:.1e}",

@@ -102,15 +102,14 @@ def main() -> None:
         print(row(part, verdicts))
     for outcome, title in (("failed", "Failed"), ("refused", "Refused")):
         some = [one for one in everything if one.outcome == outcome]
-        print(f"\n### {title}\n\n" + ("" if some else "None."))
-        for one in some:
-            print(f"- `{one.name}`: {plain(one.reason)}")
+        lines = [f"- `{one.name}`: {plain(one.reason)}" for one in some]
+        print(f"\n### {title}\n\n" + ("\n".join(lines) or "None."))
     print("\n### Sites that onnxloc says that it cannot read\n")
     unread = [one for one in everything if one.unread]
     print("\n".join(f"- `{one.name}`: {one.unread} of {one.sites}" for one in unread) or "None.")
     print("\n### Models in which no change of a site showed\n")
     silent = [one for one in everything if one.tried and not one.changed]
-    print("\n".join(f"- `{one.name}`: {one.sites} sites" for one in silent) or "None.")
+    print("\n".join(f"- `{one.name}`: sites {one.sites}" for one in silent) or "None.")
     print("\n### Left out: onnxruntime does not run them, or not to the outputs expected\n")
     reasons: dict[str, list[str]] = {}
     for one in everything:

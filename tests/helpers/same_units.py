@@ -15,6 +15,7 @@ from onnxloc.runtime.providers import RuntimeOptions
 __all__ = ["Difference", "block_outputs", "canonical", "difference"]
 
 ROWS = 32
+CLOSE = 5e-3
 # SmolLM2's first tokens carry values of 29,000, where float32 has steps of 0.002.
 MASSIVE = 1000.0
 
@@ -29,6 +30,8 @@ class Difference:
         Absolute, at the last token of each text, where the localizer reads.
     ordinary : float
         Absolute, at all tokens without a massive value.
+    over : int
+        Number of tokens without a massive value that differ by more than `CLOSE`.
     massive : float
         Absolute, at tokens where any block gives a massive value; 0 if there is none.
     massive_share : float
@@ -39,6 +42,7 @@ class Difference:
 
     last: float
     ordinary: float
+    over: int
     massive: float
     massive_share: float
     massive_tokens: int
@@ -80,6 +84,7 @@ def difference(
     return Difference(
         last=float(apart[last].max()),
         ordinary=float(apart[~massive].max()),
+        over=int((apart[~massive] > CLOSE).sum()),
         massive=float(apart[massive].max(initial=0)),
         massive_share=float((apart / largest)[massive].max(initial=0)),
         massive_tokens=int(massive.sum()),

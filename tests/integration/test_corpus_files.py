@@ -24,7 +24,11 @@ MEMORY_BAR = 400
 def test_models_from_wheels(tmp_path):
     found = {one.name: one for one in (examine(case, tmp_path) for case in wheel_cases())}
     assert {one.outcome for one in found.values()} == {"passed"}, found
-    assert all(one.unread == 0 and one.changed > one.tried / 2 for one in found.values())
+    assert all(one.unread == 0 for one in found.values())
+    for one in found.values():
+        # Two sampling rates in one file: half of the sites lie in the branch that does not run.
+        share = 1 / 4 if " at " in one.name else 1 / 2
+        assert one.changed > share * one.tried, one
     # The branch for 8 kHz lies in an If within an If: its sites are found where it can run.
     assert found["silero_vad at 8 kHz"].sites > 50
     # Weights that are dequantised depend on no input, and are no sites.

@@ -14,6 +14,7 @@ from onnxloc.runtime.batches import Batch
 from onnxloc.runtime.model import Model
 from onnxloc.runtime.providers import RuntimeOptions
 from onnxloc.stats.similarity import debiased_signature
+from onnxloc.studies.localize import LocalizeOptions
 
 pytestmark = pytest.mark.integration
 
@@ -65,7 +66,12 @@ def test_any_two_agree(bundles, one, other, figure):
     figure(f"{one}, {other}: block outputs, last tokens, max abs difference", apart.last)
     figure(f"{one}, {other}: block outputs, tokens without massive values", apart.ordinary)
     figure(f"{one}, {other}: block outputs, massive tokens, share", apart.massive_share)
-    assert max(apart.last, apart.ordinary) <= 5e-3
+    # Where the localizer reads.
+    assert apart.last <= 5e-3
+    # Elsewhere single tokens of the 5,275 without massive values are farther apart.
+    figure(f"{one}, {other}: tokens without massive values over 5e-3", apart.over)
+    assert apart.over <= 5
+    assert apart.ordinary <= 5e-2
     assert apart.massive_share <= 2e-4
     # The first token of each text, and few others.
     assert 480 <= apart.massive_tokens <= 500
@@ -100,7 +106,9 @@ def test_an_encoder_decoder(stimuli):
     model = Model.open(onnxloc.fetch("tiny-t5"))
     names = canonical(model)
     assert {"encoder.block.3.out", "decoder.block.3.out"} <= set(names)
-    assert onnxloc.localize(model, stimuli).network.size > 0
+    options = LocalizeOptions(sites=("*coder.block.*.out",))
+    # 1 % of twice 4 blocks of 64 units.
+    assert onnxloc.localize(model, stimuli, options).network.size == 5
 
 
 def test_an_encoder_in_full_and_in_8_bits(stimuli, tmp_path, figure):
