@@ -262,7 +262,7 @@ def test_the_run_folder_is_complete(default_small, small, model, tmp_path):
     units = run.table("units.parquet")
     assert list(units.columns) == [
         "site", "unit", "role", "block", "op_type", "mean_positive", "mean_control",
-        "t", "df", "p", "q", "d", "selected",
+        "t", "df", "p", "q", "d", "g", "selected",
     ]  # fmt: skip
     assert np.array_equal(units["t"], default_small.contrast.t)
     assert np.array_equal(np.flatnonzero(units["selected"]), default_small.network.flat)
