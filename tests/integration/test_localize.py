@@ -132,8 +132,9 @@ def test_the_network_is_that_of_the_papers_code(default, responses, language, fi
 )
 def test_so_it_is_with_other_options(options, model, responses, language, figure):
     found = localize(model, language, options)
-    name = f"{options.pool}, {'magnitude' if options.magnitude else 'signed'}"
-    compare(found, responses[options.pool], language, figure, name, magnitude=options.magnitude)
+    pool = options.pool or language.pool
+    name = f"{pool}, {'magnitude' if options.magnitude else 'signed'}"
+    compare(found, responses[pool], language, figure, name, magnitude=options.magnitude)
 
 
 def test_so_it_is_with_a_bos_token(model, torch_model, small, figure):
