@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxloc.stats.paired import mcnemar, perplexity_ratio
+from onnxloc.stats.paired_items import mcnemar, perplexity_ratio
 from onnxloc.stats.resample import cohens_d_paired, empirical_p, paired_bootstrap
 from onnxloc.tasks import Task, perplexity
 

@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import binomtest, bootstrap
 
 from onnxloc.errors import OptionError
-from onnxloc.stats.paired import mcnemar, perplexity_ratio
+from onnxloc.stats.paired_items import mcnemar, perplexity_ratio
 from onnxloc.studies.effects import Condition, TaskScores, summarise
 from onnxloc.tasks import Item, Task, text_task
 
