@@ -17,6 +17,7 @@ from onnxloc_exporters.graph_builder import WeightFile
 from onnxloc.bundle import MODEL_FILE, TOKENIZER_FILE, WEIGHTS_FILE, Bundle, BundleInfo
 from onnxloc.errors import ExportError
 from onnxloc.folder import check_free, sha256_file
+from onnxloc.progress import Progress
 
 __all__ = ["GGUFExporter", "read_decoder"]
 
@@ -134,10 +135,17 @@ class GGUFExporter:
         weights = _Weights(file, config)
         producer = ("onnxloc", _version("onnxloc"))
         with Bundle.writing(output, force=force) as staging:
-            with WeightFile(staging / WEIGHTS_FILE) as data:
-                model = decoder_model(
-                    config, frequencies, lambda key: data.write(key, weights.read(key)), producer
-                )
+            total = sum(1 for _ in decoder_weights(config))
+            with (
+                WeightFile(staging / WEIGHTS_FILE) as data,
+                Progress(f"converting {source.name}", total, show=True, unit="tensor") as progress,
+            ):
+
+                def weight(key: str) -> onnx.TensorProto:
+                    progress.add(1)
+                    return data.write(key, weights.read(key))
+
+                model = decoder_model(config, frequencies, weight, producer)
             onnx.save(model, staging / MODEL_FILE)
             (staging / TOKENIZER_FILE).write_text(tokenizer.json, encoding="utf-8")
             packages = ("onnxloc", "gguf", "numpy", "onnx", "tokenizers")

@@ -12,9 +12,12 @@ if TYPE_CHECKING:
     from onnxloc.bundle import Bundle, BundleInfo
     from onnxloc.choose import Selection
     from onnxloc.errors import OnnxlocError
+    from onnxloc.graph.plan import Edit, Entropy, Plan, Tap, TargetLogProbs, TopLogits
     from onnxloc.network import Network
     from onnxloc.recipes import fetch
     from onnxloc.report import write_report
+    from onnxloc.runtime.batches import Batch
+    from onnxloc.runtime.cut import Cut
     from onnxloc.runtime.model import Model
     from onnxloc.runtime.providers import RuntimeOptions
     from onnxloc.runtime.tokens import Tokens
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
     from onnxloc.stimuli.arrays import ArraySet, load_arrays
     from onnxloc.store import Run
     from onnxloc.studies.ablate import AblateOptions, Ablation, ablate
+    from onnxloc.studies.battery import gather_battery
     from onnxloc.studies.compare import CompareOptions, Comparison, compare
     from onnxloc.studies.contrast import ContrastOptions, contrast
     from onnxloc.studies.correlation import CorrelateOptions, correlate_run
@@ -39,13 +43,17 @@ __all__ = [
     "Ablation",
     "Activations",
     "ArraySet",
+    "Batch",
     "Bundle",
     "BundleInfo",
     "CompareOptions",
     "Comparison",
     "ContrastOptions",
     "CorrelateOptions",
+    "Cut",
+    "Edit",
     "EditedRun",
+    "Entropy",
     "Force",
     "Intervention",
     "Item",
@@ -57,6 +65,7 @@ __all__ = [
     "Noise",
     "OnnxlocError",
     "Patch",
+    "Plan",
     "Reliability",
     "ReliabilityOptions",
     "Run",
@@ -65,9 +74,12 @@ __all__ = [
     "Selection",
     "Steer",
     "StimulusSet",
+    "Tap",
+    "TargetLogProbs",
     "Task",
     "TaskInputs",
     "Tokens",
+    "TopLogits",
     "Vector",
     "Zero",
     "ablate",
@@ -75,6 +87,7 @@ __all__ = [
     "contrast",
     "correlate_run",
     "fetch",
+    "gather_battery",
     "load_arrays",
     "load_stimuli",
     "load_task",
@@ -86,6 +99,17 @@ __all__ = [
 ]
 
 _HOMES = {
+    "onnxloc.graph.plan": (
+        "Edit",
+        "Entropy",
+        "Plan",
+        "Tap",
+        "TargetLogProbs",
+        "TopLogits",
+    ),
+    "onnxloc.runtime.cut": ("Cut",),
+    "onnxloc.runtime.batches": ("Batch",),
+    "onnxloc.studies.battery": ("gather_battery",),
     "onnxloc.studies.ablate": ("AblateOptions", "Ablation", "ablate"),
     "onnxloc.activations": ("Activations",),
     "onnxloc.bundle": ("Bundle", "BundleInfo"),

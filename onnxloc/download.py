@@ -13,13 +13,15 @@ import urllib.request
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, Literal, Self
 
 from onnxloc.errors import FetchError
 from onnxloc.folder import sha256_file
+from onnxloc.progress import Progress as Bar
+from onnxloc.progress import Working
 
 __all__ = ["Digest", "Progress", "Source", "get_file", "get_files", "show_progress"]
 
@@ -370,25 +372,20 @@ def show_progress(progress: Progress | None) -> Iterator[Progress]:
     if progress is not None:
         yield progress
         return
-    bar: Any = None
-    current = ""
+    bar: Bar | Working | None = None
+    current, seen = "", 0
 
-    def report(what: str, done: int, total: int) -> None:
-        from tqdm import tqdm
+    with ExitStack() as stack:
 
-        nonlocal bar, current
-        if bar is None or what != current:
-            if bar is not None:
-                bar.close()
-            current = what
-            # disable=None switches the bar off where standard error is no terminal.
-            bar = tqdm(
-                desc=what, total=total or None, unit="B", unit_scale=True, disable=None, leave=False
-            )
-        bar.update(done - bar.n)
+        def report(what: str, done: int, total: int) -> None:
+            nonlocal bar, current, seen
+            if what != current:
+                stack.close()
+                current, seen = what, 0
+                shown = Bar(what, total, show=True, unit="B") if total else Working(what)
+                bar = stack.enter_context(shown)
+            if isinstance(bar, Bar):
+                bar.add(done - seen)
+                seen = done
 
-    try:
         yield report
-    finally:
-        if bar is not None:
-            bar.close()

@@ -1,9 +1,12 @@
 """Whole folders, or none: a result appears under its name only once it is complete."""
 
+import ctypes
 import hashlib
 import json
 import os
+import re
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -11,13 +14,31 @@ from pathlib import Path
 
 from onnxloc.errors import RunError
 
-__all__ = ["check_free", "new_folder", "sha256_file"]
+__all__ = [
+    "STAGING_PREFIX",
+    "check_free",
+    "hidden_name",
+    "missing_folders",
+    "new_folder",
+    "remove_empty",
+    "sha256_file",
+]
 
+# Of a staging folder that lies in a folder of its own.
+STAGING_PREFIX = "new-"
 MAX_RECORD = 64 << 20
+OLD = "old"
+# File names have at most 255 bytes.
+MAX_NAME = 200
+# Linux's numbers for renameat2(2): paths from the current folder, and both names exchanged.
+AT_FDCWD = -100
+RENAME_EXCHANGE = 2
 
 
 def check_free(path: Path, *, force: bool = False) -> None:
     """Refuse an output path that is taken, before any work is done for it. Nothing is made.
+
+    A folder that a process was about to replace when it was killed is put back first.
 
     Raises
     ------
@@ -31,6 +52,7 @@ def check_free(path: Path, *, force: bool = False) -> None:
         # The library that writes Parquet takes no other.
         raise RunError(f"{str(path)!r} is not UTF-8; choose another output path") from error
     try:
+        _put_back(path)
         if path.is_symlink() or (path.exists() and not path.is_dir()):
             raise RunError(f"{path} is not a folder; choose another output path")
         if path.is_dir() and any(path.iterdir()):
@@ -63,11 +85,20 @@ def _is_ours(folder: Path) -> bool:
 
 
 @contextmanager
-def new_folder(path: Path, *, force: bool = False) -> Iterator[Path]:
+def new_folder(path: Path, *, force: bool = False, within: Path | None = None) -> Iterator[Path]:
     """Yield an empty staging folder that takes the name `path` when the block ends well.
 
     On any exception, KeyboardInterrupt included, everything that was made is removed and whatever
-    stood at `path` is left as it was.
+    stood at `path` is left as it was. A process that is killed leaves a hidden staging folder.
+
+    Parameters
+    ----------
+    path : Path
+        The folder to make.
+    force : bool
+        Replace what onnxloc wrote there before.
+    within : Path, optional
+        Where the staging folder is made, on the same disk; by default beside `path`.
 
     Raises
     ------
@@ -76,12 +107,13 @@ def new_folder(path: Path, *, force: bool = False) -> Iterator[Path]:
     """
     check_free(path, force=force)
     path = path.resolve()
-    made = _missing(path.parent)
+    made = missing_folders(path.parent)
+    prefix = f".{path.name[:64]}.partial-" if within is None else STAGING_PREFIX
     try:
         with ExitStack() as stack:
-            stack.callback(_remove_empty, made)
+            stack.callback(remove_empty, made)
             path.parent.mkdir(parents=True, exist_ok=True)
-            staging = Path(tempfile.mkdtemp(prefix=f".{path.name[:64]}.partial-", dir=path.parent))
+            staging = Path(tempfile.mkdtemp(prefix=prefix, dir=within or path.parent))
             stack.callback(shutil.rmtree, staging, ignore_errors=True)
             staging.chmod(0o755)
             yield staging
@@ -95,12 +127,13 @@ def new_folder(path: Path, *, force: bool = False) -> Iterator[Path]:
         raise RunError(f"cannot write {path}: {error.strerror or error}") from error
 
 
-def _missing(folder: Path) -> list[Path]:
+def missing_folders(folder: Path) -> list[Path]:
     """The folders that do not exist yet, the innermost first."""
     return [one for one in (folder, *folder.parents) if not one.exists()]
 
 
-def _remove_empty(folders: list[Path]) -> None:
+def remove_empty(folders: list[Path]) -> None:
+    """Remove those of the folders that are empty, as `missing_folders` gave them."""
     for folder in folders:
         try:
             folder.rmdir()
@@ -113,17 +146,51 @@ def _replace(staging: Path, path: Path) -> None:
     if not path.exists():
         staging.rename(path)
         return
-    hold = Path(tempfile.mkdtemp(prefix=f".{path.name[:64]}.old-", dir=path.parent))
+    if _exchange(staging, path):
+        # What stood there is removed with the staging folder, whose name it has now.
+        return
+    hold = Path(tempfile.mkdtemp(prefix=f"{hidden_name(path, 'old')}-", dir=path.parent))
     try:
-        path.rename(hold / "old")
+        path.rename(hold / OLD)
         staging.rename(path)
     except BaseException:
         if not path.exists():
-            (hold / "old").rename(path)
+            (hold / OLD).rename(path)
         raise
     finally:
         if path.exists():
             shutil.rmtree(hold, ignore_errors=True)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Give two folders each other's name at once, where the system can; whether it could."""
+    if sys.platform != "linux":
+        return False
+    # The standard library has no call for it.
+    call = getattr(ctypes.CDLL(None), "renameat2", None)
+    names = os.fsencode(one.absolute()), os.fsencode(other.absolute())
+    return call is not None and call(AT_FDCWD, names[0], AT_FDCWD, names[1], RENAME_EXCHANGE) == 0
+
+
+def _put_back(path: Path) -> None:
+    """Put a folder back that a process held when it was killed between two renames."""
+    path = path.absolute()
+    if path.exists() or not path.parent.is_dir():
+        return
+    held = re.compile(re.escape(hidden_name(path, "old")) + r"-\w+")
+    for hold in path.parent.iterdir():
+        if held.fullmatch(hold.name) and (hold / OLD).is_dir():
+            (hold / OLD).rename(path)
+            hold.rmdir()
+            return
+
+
+def hidden_name(path: Path, what: str) -> str:
+    """The name of a hidden file or folder that belongs to the folder `path` and lies beside it."""
+    name = path.name
+    if len(name.encode()) > MAX_NAME:
+        name = hashlib.sha256(name.encode()).hexdigest()
+    return f".{name}.{what}"
 
 
 def sha256_file(path: Path) -> str:

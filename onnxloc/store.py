@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "EFFECTS_FILE",
+    "MANIFEST_FILE",
     "NETWORK_FILE",
+    "RELIABILITY_FILE",
+    "SUMMARY_FILE",
     "UNITS_FILE",
     "VERSIONED",
     "Manifest",
@@ -45,6 +48,7 @@ SUMMARY_FILE = "summary.json"
 UNITS_FILE = "units.parquet"
 NETWORK_FILE = "network.parquet"
 EFFECTS_FILE = "effects.parquet"
+RELIABILITY_FILE = "reliability.json"
 VERSIONED = ("onnxloc", "onnxruntime", "onnxruntime-gpu", "onnx", "numpy", "scipy", "tokenizers")
 MAX_JSON_BYTES = 64 << 20
 

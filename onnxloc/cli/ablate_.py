@@ -1,26 +1,33 @@
 """``onnxloc ablate``."""
 
 from dataclasses import astuple
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any, Literal
 
 import click
 
+from onnxloc.cli import completers
 from onnxloc.cli.common import (
     Percents,
     force_model_option,
     force_option,
+    json_option,
     model_argument,
     network_option,
     open_model,
     output_option,
+    print_json,
     printable,
+    resume_option,
     runtime_options,
     table,
     typed_command,
+    warn,
 )
 from onnxloc.cli.edit_options import edit_of, patch_options, tokens_option, with_option
+from onnxloc.cli.invocation import invocation
 
 
 def _list_tasks(context: click.Context, parameter: click.Parameter, value: bool) -> None:
@@ -28,6 +35,10 @@ def _list_tasks(context: click.Context, parameter: click.Parameter, value: bool)
     if value and not context.resilient_parsing:
         from onnxloc.tasks import list_tasks
 
+        # This option is read before --json is.
+        if "--json" in invocation(context).words:
+            print_json([{"task": name, "about": about} for name, about in list_tasks()])
+            context.exit()
         for name, about in list_tasks():
             click.echo(f"{name:<24}{about}")
         context.exit()
@@ -40,6 +51,7 @@ def _list_tasks(context: click.Context, parameter: click.Parameter, value: bool)
     "--task",
     "tasks",
     multiple=True,
+    shell_complete=completers.tasks,
     default=("pairs", "text"),
     show_default=True,
     help="What is scored; may be given again: a name, a form and a path such as blimp:FOLDER or "
@@ -56,6 +68,7 @@ def _list_tasks(context: click.Context, parameter: click.Parameter, value: bool)
 @click.option(
     "--localizer",
     default=None,
+    shell_complete=completers.localizers,
     help="Whose sentences the task text takes. Default: that of the run; language for a "
     "network file.",
 )
@@ -126,6 +139,8 @@ def _list_tasks(context: click.Context, parameter: click.Parameter, value: bool)
 @runtime_options
 @output_option("The run folder to write.", required=True)
 @force_option
+@resume_option
+@json_option
 def command(
     model: str,
     network: Path,
@@ -149,6 +164,8 @@ def command(
     precision: str,
     output: Path,
     force: bool,
+    resume: bool,
+    as_json: bool,
 ) -> None:
     """Score tasks with a network of MODEL ablated, and with random units ablated instead.
 
@@ -165,7 +182,7 @@ def command(
     from onnxloc.network import Network
     from onnxloc.runtime.providers import RuntimeOptions
     from onnxloc.store import Run
-    from onnxloc.studies.ablate import AblateOptions, ablate, rank_of_run
+    from onnxloc.studies.ablate import AblateOptions, ablate_into, rank_of_run
     from onnxloc.studies.battery import gather_battery
     from onnxloc.studies.sentences import stimuli_of
     from onnxloc.tasks import TaskInputs, load_task
@@ -195,7 +212,7 @@ def command(
     loaded = [load_task(task, inputs) for task in tasks]
     for one in loaded:
         for note in one.notes:
-            click.echo(f"{printable(one.name)}: {printable(note)}", err=True)
+            warn(f"{one.name}: {note}")
     battery = None
     opened = open_model(model)
     if with_battery:
@@ -213,7 +230,8 @@ def command(
             force_model=force_model,
             show_progress=True,
         )
-    found = ablate(
+    found = ablate_into(
+        output,
         opened,
         chosen,
         loaded,
@@ -221,11 +239,17 @@ def command(
         runtime,
         t=rank_of_run(run, chosen) if run is not None and percents else None,
         battery=battery,
+        localized=run,
+        force=force,
+        resume=resume,
+        report=partial(click.echo, err=as_json),
         command=typed_command(),
         force_model=force_model,
         show_progress=True,
     )
-    found.save(output, localized=run, force=force)
+    if as_json:
+        print_json({"run": str(output), **found.summary})
+        return
     show(found.summary["ablate"])
     click.echo(f"wrote {printable(output)}")
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from onnxloc.cli import completers
 from onnxloc.cli.common import (
     force_model_option,
     force_option,
@@ -25,6 +26,7 @@ from onnxloc.cli.edit_options import edit_of, with_option
     "--task",
     "tasks",
     multiple=True,
+    shell_complete=completers.tasks,
     default=("text",),
     show_default=True,
     help="Whose texts the means are taken over; may be given again: text (the localizer's "
@@ -33,6 +35,7 @@ from onnxloc.cli.edit_options import edit_of, with_option
 @click.option(
     "--localizer",
     default=None,
+    shell_complete=completers.localizers,
     help="Whose sentences the task text takes. Default: that of the run; "
     "language for a network file.",
 )

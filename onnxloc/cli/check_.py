@@ -1,11 +1,19 @@
 """``onnxloc check``."""
 
-import json
 from dataclasses import asdict
 
 import click
 
-from onnxloc.cli.common import model_argument, open_model, runtime_options, table
+from onnxloc.cli import completers
+from onnxloc.cli.common import (
+    json_option,
+    model_argument,
+    open_model,
+    print_json,
+    runtime_options,
+    table,
+)
+from onnxloc.progress import Working
 
 
 @click.command("check")
@@ -13,10 +21,11 @@ from onnxloc.cli.common import model_argument, open_model, runtime_options, tabl
 @click.option(
     "--sites",
     multiple=True,
+    shell_complete=completers.sites,
     help="Pattern of the sites to read and edit; may be given again. Default: those with a "
     "canonical name; op:* is every operation.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 @runtime_options
 @click.pass_context
 def command(
@@ -41,9 +50,11 @@ def command(
     from onnxloc.studies.check import check
 
     runtime = RuntimeOptions(provider=provider, threads=threads, precision=precision)
-    found = check(open_model(model), sites, runtime, show_progress=True)
+    opened = open_model(model)
+    with Working("checking"):
+        found = check(opened, sites, runtime, show_progress=True)
     if as_json:
-        click.echo(json.dumps([asdict(entry) for entry in found], indent=2))
+        print_json([asdict(entry) for entry in found])
     else:
         rows = [[entry.name, "ok" if entry.passed else "FAILED", entry.detail] for entry in found]
         table(["check", "result", "detail"], rows)

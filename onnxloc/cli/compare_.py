@@ -6,7 +6,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from onnxloc.cli.common import force_option, output_option, printable, table, typed_command
+from onnxloc.cli import completers
+from onnxloc.cli.common import (
+    force_option,
+    json_option,
+    output_option,
+    print_json,
+    printable,
+    table,
+    typed_command,
+)
 from onnxloc.errors import OptionError
 
 if TYPE_CHECKING:
@@ -18,6 +27,7 @@ if TYPE_CHECKING:
 @click.option(
     "--sites",
     multiple=True,
+    shell_complete=completers.sites,
     help="Pattern of the sites whose representations are compared; may be given again. Default: "
     "the blocks' outputs.",
 )
@@ -38,7 +48,7 @@ if TYPE_CHECKING:
 @click.option(
     "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the draws."
 )
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 @output_option("A folder to write: compare.html, compare.json, compare.csv, compare.parquet.")
 @force_option
 def command(
@@ -91,11 +101,7 @@ def command(
             found.write(staging, output.name, typed_command(), seconds)
             write_comparison_page(staging, found, output.name, typed_command())
     if as_json:
-        import json
-
-        from onnxloc.store import finite
-
-        click.echo(json.dumps(finite(found.as_dict()), indent=2, allow_nan=False))
+        print_json(found.as_dict())
     else:
         _show(found)
         if output is not None:

@@ -5,7 +5,15 @@ from typing import Any, Literal
 
 import click
 
-from onnxloc.cli.common import force_option, output_option, printable, typed_command
+from onnxloc.cli.common import (
+    force_option,
+    json_option,
+    output_option,
+    print_json,
+    printable,
+    typed_command,
+)
+from onnxloc.cli.config import is_given
 from onnxloc.cli.localize_ import show
 from onnxloc.cli.selection import selection_of, selection_options, test_options
 from onnxloc.errors import OptionError
@@ -50,6 +58,7 @@ from onnxloc.errors import OptionError
 )
 @output_option("The run folder to write.", required=True)
 @force_option
+@json_option
 @click.pass_context
 def command(
     ctx: click.Context,
@@ -71,6 +80,7 @@ def command(
     seed: int,
     output: Path,
     force: bool,
+    as_json: bool,
 ) -> None:
     """Compare the stimuli of RUN in another way, without running the model again.
 
@@ -109,7 +119,7 @@ def command(
             show_progress=True,
         )
         followed.save(output, force=force)
-        _show_correlation(followed.summary["correlate"])
+        summary, say = followed.summary, _show_correlation
     else:
         found = contrast(
             run,
@@ -128,7 +138,11 @@ def command(
             show_progress=True,
         )
         found.save(output, force=force)
-        show(found.summary["localize"])
+        summary, say = found.summary, show
+    if as_json:
+        print_json({"run": str(output), **summary})
+        return
+    say(summary["correlate" if "correlate" in summary else "localize"])
     click.echo(f"wrote {printable(output)}")
 
 
@@ -136,8 +150,7 @@ def _check(ctx: click.Context, items: Path | None, correlate: str | None, ranks:
     """Refuse options that would be ignored."""
 
     def given(*names: str) -> list[str]:
-        typed = click.core.ParameterSource.COMMANDLINE
-        return [f"--{name}" for name in names if ctx.get_parameter_source(name) is typed]
+        return [f"--{name}" for name in names if is_given(ctx, name)]
 
     if items is None:
         useless = [*given("column", "positive", "control"), *given("correlate", "ranks")]

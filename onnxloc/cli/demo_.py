@@ -7,7 +7,9 @@ import click
 from onnxloc.cli import ablate_, localize_
 from onnxloc.cli.common import (
     force_option,
+    json_option,
     output_option,
+    print_json,
     printable,
     runtime_options,
     typed_command,
@@ -25,8 +27,15 @@ from onnxloc.cli.common import (
 @runtime_options
 @output_option("The run folder to write.", default="onnxloc-demo", show_default=True)
 @force_option
+@json_option
 def command(
-    limit: int, provider: str, threads: int, precision: str, output: Path, force: bool
+    limit: int,
+    provider: str,
+    threads: int,
+    precision: str,
+    output: Path,
+    force: bool,
+    as_json: bool,
 ) -> None:
     """Fetch SmolLM2-135M, find its language network, ablate it beside ten controls, report.
 
@@ -45,6 +54,10 @@ def command(
         command=typed_command(),
         show_progress=True,
     )
+    if as_json:
+        both = {**result.localization.summary, **result.ablation.summary}
+        print_json({"run": str(output), "report": str(result.report), **both})
+        return
     localize_.show(dict(result.localization.summary["localize"]))
     click.echo("")
     ablate_.show(dict(result.ablation.summary["ablate"]))

@@ -3,6 +3,8 @@
 Exporters of other packages get a command too; `onnxloc.cli.export_other` makes it.
 """
 
+from collections.abc import Mapping
+
 import click
 
 from onnxloc.cli.lazy import LazyGroup
@@ -22,24 +24,21 @@ class ExportGroup(LazyGroup):
     def _others(self) -> list[str]:
         return [name for name in Registry("exporter", "onnxloc.exporters") if name not in EXPORTERS]
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """Names of all exporters, sorted."""
-        return sorted([*EXPORTERS, *self._others()])
+    def sections(self) -> Mapping[str, Mapping[str, str]]:
+        """All exporters and what each is for; those of other packages are not imported to know."""
+        others = dict.fromkeys(self._others(), "An exporter of another package.")
+        return {"Exporters": dict(sorted({**EXPORTERS, **others}.items()))}
 
-    def describe(self, name: str) -> str:
-        """What an exporter is for; that of another package is not imported to know."""
-        return EXPORTERS.get(name) or "An exporter of another package."
-
-    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+    def load(self, name: str) -> click.Command:
         """Import a command, or make one for another package's exporter."""
-        if name in EXPORTERS or name not in self._others():
-            return super().get_command(ctx, name)
+        if name in EXPORTERS:
+            return super().load(name)
         from onnxloc.cli.export_other import other_command
 
         return other_command(name)
 
 
-@click.group("export", cls=ExportGroup, described=EXPORTERS, modules="onnxloc.cli.export_{}_")
+@click.group("export", cls=ExportGroup, described={}, modules="onnxloc.cli.export_{}_")
 def command() -> None:
     """Turn a model of another framework into a bundle.
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import click
 
-from onnxloc.cli.common import force_option, output_option
-from onnxloc.cli.export_options import allow_mismatch_option, dtype_option, name_option, wrote
+from onnxloc.cli.common import force_option, json_option, output_option
+from onnxloc.cli.export_options import allow_mismatch_option, dtype_option, export, name_option
 
 
 @click.command("gguf")
@@ -26,6 +26,7 @@ from onnxloc.cli.export_options import allow_mismatch_option, dtype_option, name
 @output_option("The bundle to write.", required=True)
 @allow_mismatch_option
 @force_option
+@json_option
 def command(
     file: Path,
     dtype: str,
@@ -35,6 +36,7 @@ def command(
     output: Path,
     allow_mismatch: bool,
     force: bool,
+    as_json: bool,
 ) -> None:
     """Turn the GGUF file FILE of a Llama-family model into a bundle.
 
@@ -43,8 +45,10 @@ def command(
       onnxloc export gguf SmolLM2-135M-Instruct.Q4_1.gguf -o bundles/smollm2
       onnxloc export gguf model.gguf --with-past -o bundles/model-past
     """  # noqa: D301
-    from onnxloc.registry import Registry
-
-    exporter = Registry("exporter", "onnxloc.exporters").load("gguf")
-    made = exporter(dtype=dtype, with_past=with_past, parity=parity, allow_mismatch=allow_mismatch)
-    wrote(made.export(file, output, force=force, name=name))
+    settings = {
+        "dtype": dtype,
+        "with_past": with_past,
+        "parity": parity,
+        "allow_mismatch": allow_mismatch,
+    }
+    export("gguf", settings, file, output, force=force, name=name, as_json=as_json)

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import click
 
-from onnxloc.cli.common import force_option, output_option
-from onnxloc.cli.export_options import allow_mismatch_option, name_option, wrote
+from onnxloc.cli.common import force_option, json_option, output_option
+from onnxloc.cli.export_options import allow_mismatch_option, export, name_option
 
 
 @click.command("jax")
@@ -46,6 +46,7 @@ from onnxloc.cli.export_options import allow_mismatch_option, name_option, wrote
 @output_option("The bundle to write.", required=True)
 @allow_mismatch_option
 @force_option
+@json_option
 def command(
     source: str,
     arguments: tuple[str, ...],
@@ -59,6 +60,7 @@ def command(
     output: Path,
     allow_mismatch: bool,
     force: bool,
+    as_json: bool,
 ) -> None:
     """Turn a JAX function and its parameters into a bundle, through jax2onnx.
 
@@ -73,17 +75,14 @@ def command(
       onnxloc export jax onnxloc_models.jax.gpt2_nnx:from_folder --arg checkpoint -o bundles/gpt2
       onnxloc export jax my_models:autoencoder --dynamic pixels=0 -o bundles/autoencoder
     """  # noqa: D301
-    from onnxloc.registry import Registry
-
-    exporter = Registry("exporter", "onnxloc.exporters").load("jax")
-    made = exporter(
-        arguments=arguments,
-        opset=opset,
-        scans=scans,
-        dynamic=dynamic,
-        tokenizer=tokenizer,
-        bos=bos,
-        max_tokens=max_tokens,
-        allow_mismatch=allow_mismatch,
-    )
-    wrote(made.export(source, output, force=force, name=name))
+    settings = {
+        "arguments": arguments,
+        "opset": opset,
+        "scans": scans,
+        "dynamic": dynamic,
+        "tokenizer": tokenizer,
+        "bos": bos,
+        "max_tokens": max_tokens,
+        "allow_mismatch": allow_mismatch,
+    }
+    export("jax", settings, source, output, force=force, name=name, as_json=as_json)

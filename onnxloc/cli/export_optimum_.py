@@ -4,8 +4,8 @@ from pathlib import Path
 
 import click
 
-from onnxloc.cli.common import force_option, output_option
-from onnxloc.cli.export_options import allow_mismatch_option, dtype_option, name_option, wrote
+from onnxloc.cli.common import force_option, json_option, output_option
+from onnxloc.cli.export_options import allow_mismatch_option, dtype_option, export, name_option
 
 
 @click.command("optimum")
@@ -20,6 +20,7 @@ from onnxloc.cli.export_options import allow_mismatch_option, dtype_option, name
 @output_option("The bundle to write.", required=True)
 @allow_mismatch_option
 @force_option
+@json_option
 def command(
     source: str,
     dtype: str,
@@ -28,6 +29,7 @@ def command(
     output: Path,
     allow_mismatch: bool,
     force: bool,
+    as_json: bool,
 ) -> None:
     """Turn a Hugging Face checkpoint into a bundle, through optimum-onnx.
 
@@ -39,8 +41,5 @@ def command(
       onnxloc export optimum checkpoints/smollm2 -o bundles/smollm2
       onnxloc export optimum checkpoints/smollm2 --with-past -o bundles/smollm2-past
     """  # noqa: D301
-    from onnxloc.registry import Registry
-
-    exporter = Registry("exporter", "onnxloc.exporters").load("optimum")
-    made = exporter(dtype=dtype, with_past=with_past, allow_mismatch=allow_mismatch)
-    wrote(made.export(source, output, force=force, name=name))
+    settings = {"dtype": dtype, "with_past": with_past, "allow_mismatch": allow_mismatch}
+    export("optimum", settings, source, output, force=force, name=name, as_json=as_json)

@@ -1,15 +1,18 @@
 """Options that several exporters share, and how parity is printed."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
 from onnxloc.bundle import Bundle, Parity
-from onnxloc.cli.common import printable, table
+from onnxloc.cli.common import print_json, printable, table
+from onnxloc.progress import Working
+from onnxloc.registry import Registry
 
-__all__ = ["allow_mismatch_option", "dtype_option", "name_option", "parity_line", "wrote"]
+__all__ = ["allow_mismatch_option", "dtype_option", "export", "name_option", "parity_line", "wrote"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -47,9 +50,30 @@ def parity_line(parity: Parity | None) -> str:
     )
 
 
-def wrote(folder: Path) -> None:
+def export(
+    exporter: str,
+    settings: Mapping[str, Any],
+    source: str | Path,
+    output: Path,
+    *,
+    force: bool,
+    name: str | None,
+    as_json: bool,
+) -> None:
+    """Run the exporter of a name, and say what it wrote."""
+    made = Registry("exporter", "onnxloc.exporters").load(exporter)(**settings)
+    with Working(f"exporting through {printable(exporter)}"):
+        made.export(source, output, force=force, name=name)
+    wrote(output, as_json=as_json)
+
+
+def wrote(folder: Path, *, as_json: bool = False) -> None:
     """Say which bundle was written, and how far it is from its source."""
     parity = Bundle.open(folder).info.parity
+    if as_json:
+        found = None if parity is None else {**asdict(parity), "within": parity.within}
+        print_json({"bundle": str(folder), "parity": found})
+        return
     if parity is not None:
         rows = [
             [

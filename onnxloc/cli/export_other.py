@@ -8,8 +8,8 @@ from typing import Any
 
 import click
 
-from onnxloc.cli.common import force_option, output_option
-from onnxloc.cli.export_options import name_option, wrote
+from onnxloc.cli.common import force_option, json_option, output_option
+from onnxloc.cli.export_options import export, name_option
 from onnxloc.errors import OptionError
 from onnxloc.registry import Registry
 
@@ -41,13 +41,15 @@ def other_command(name: str) -> click.Command:
             "of its own"
         )
 
-    def run(source: str, output: Path, name: str | None, force: bool, **options: Any) -> None:
-        made: Any = exporter(**options)
-        made.export(source, output, force=force, name=name)
-        wrote(output)
+    def run(
+        source: str, output: Path, name: str | None, force: bool, as_json: bool, **options: Any
+    ) -> None:
+        export(registered, options, source, output, force=force, name=name, as_json=as_json)
 
-    for add in (force_option, output_option("The bundle to write.", required=True), name_option):
+    output_to = output_option("The bundle to write.", required=True)
+    for add in (json_option, force_option, output_to, name_option):
         run = add(run)
+    registered = name
     hints = _hints(exporter, name)
     for entry in reversed(fields(exporter)):
         if entry.init:

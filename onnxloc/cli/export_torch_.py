@@ -4,8 +4,8 @@ from pathlib import Path
 
 import click
 
-from onnxloc.cli.common import force_option, output_option
-from onnxloc.cli.export_options import allow_mismatch_option, dtype_option, name_option, wrote
+from onnxloc.cli.common import force_option, json_option, output_option
+from onnxloc.cli.export_options import allow_mismatch_option, dtype_option, export, name_option
 
 
 @click.command("torch")
@@ -29,6 +29,7 @@ from onnxloc.cli.export_options import allow_mismatch_option, dtype_option, name
 @output_option("The bundle to write.", required=True)
 @allow_mismatch_option
 @force_option
+@json_option
 def command(
     source: str,
     dtype: str,
@@ -39,6 +40,7 @@ def command(
     output: Path,
     allow_mismatch: bool,
     force: bool,
+    as_json: bool,
 ) -> None:
     """Turn a torch model into a bundle, through torch.onnx.export.
 
@@ -54,14 +56,11 @@ def command(
       onnxloc export torch HuggingFaceTB/SmolLM2-135M -o bundles/smollm2
       onnxloc export torch my_models:small_cnn --dynamic image=0 -o bundles/cnn
     """  # noqa: D301
-    from onnxloc.registry import Registry
-
-    exporter = Registry("exporter", "onnxloc.exporters").load("torch")
-    made = exporter(
-        dtype=dtype,
-        arguments=arguments,
-        dynamic=dynamic,
-        tokenizer=tokenizer,
-        allow_mismatch=allow_mismatch,
-    )
-    wrote(made.export(source, output, force=force, name=name))
+    settings = {
+        "dtype": dtype,
+        "arguments": arguments,
+        "dynamic": dynamic,
+        "tokenizer": tokenizer,
+        "allow_mismatch": allow_mismatch,
+    }
+    export("torch", settings, source, output, force=force, name=name, as_json=as_json)

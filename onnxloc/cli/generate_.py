@@ -1,15 +1,16 @@
 """``onnxloc generate``."""
 
-import json
 from pathlib import Path
 
 import click
 
 from onnxloc.cli.common import (
     force_model_option,
+    json_option,
     model_argument,
     network_option,
     open_model,
+    print_json,
     printable,
     runtime_options,
 )
@@ -84,7 +85,7 @@ from onnxloc.errors import OptionError
     show_default=True,
     help="Of the draws and noise.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 @force_model_option
 @runtime_options
 def command(
@@ -157,7 +158,7 @@ def command(
         show_progress=True,
     )
     if as_json:
-        click.echo(json.dumps(found.record, indent=2, ensure_ascii=False))
+        print_json(found.record)
         return
     for number, item in enumerate(found.items):
         if item.condition == "intact":

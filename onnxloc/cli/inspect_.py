@@ -1,13 +1,21 @@
 """``onnxloc inspect``."""
 
-import json
 from collections import Counter
 from dataclasses import asdict
 
 import click
 
-from onnxloc.cli.common import model_argument, open_model, printable, table
+from onnxloc.cli import completers
+from onnxloc.cli.common import (
+    json_option,
+    model_argument,
+    open_model,
+    print_json,
+    printable,
+    table,
+)
 from onnxloc.cli.export_options import parity_line
+from onnxloc.progress import Working
 
 
 @click.command("inspect")
@@ -15,10 +23,11 @@ from onnxloc.cli.export_options import parity_line
 @click.option(
     "--sites",
     multiple=True,
+    shell_complete=completers.sites,
     help="Pattern of the sites to list; may be given again. Default: those with a "
     "canonical name; op:* is every operation.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 def command(model: str, sites: tuple[str, ...], as_json: bool) -> None:
     """List the sites of MODEL: anatomy, operator, axes, width.
 
@@ -30,7 +39,8 @@ def command(model: str, sites: tuple[str, ...], as_json: bool) -> None:
     from onnxloc.graph.fused import attention_note
 
     opened = open_model(model)
-    found = opened.sites
+    with Working("finding the sites"):
+        found = opened.sites
     if sites:
         chosen = found.match(sites, with_units=False)
     else:
@@ -68,7 +78,7 @@ def command(model: str, sites: tuple[str, ...], as_json: bool) -> None:
             "attention": note or None,
             "sites": listed,
         }
-        click.echo(json.dumps(head, indent=2))
+        print_json(head)
         return
     head_line = f"{info.name}  {info.architecture}  {info.dtype}  opset {opened.graph.opset}"
     click.echo(printable(head_line))

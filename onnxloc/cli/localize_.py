@@ -1,16 +1,21 @@
 """``onnxloc localize``."""
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from onnxloc.cli import completers
 from onnxloc.cli.common import (
     force_option,
+    json_option,
     model_argument,
     open_model,
     output_option,
+    print_json,
     printable,
+    resume_option,
     runtime_options,
     typed_command,
 )
@@ -29,6 +34,7 @@ if TYPE_CHECKING:
     "--stimuli",
     "localizer",
     default="language",
+    shell_complete=completers.localizers,
     show_default=True,
     help="A localizer's name; a CSV or JSONL with condition (positive, control) and text; "
     "a folder of langloc_fmri_run*_stim_set*.csv files; or an .npz with an array for each input "
@@ -42,6 +48,7 @@ if TYPE_CHECKING:
 @click.option(
     "--sites",
     multiple=True,
+    shell_complete=completers.sites,
     default=("block.*.out",),
     show_default=True,
     help="Pattern of the sites to read; may be given again. op:* is every operation, and the "
@@ -103,9 +110,9 @@ if TYPE_CHECKING:
 )
 @output_option("The run folder to write.", required=True)
 @force_option
-@click.pass_context
+@resume_option
+@json_option
 def command(
-    ctx: click.Context,
     model: str,
     localizer: str,
     positive: str | None,
@@ -130,6 +137,8 @@ def command(
     agreement: bool,
     output: Path,
     force: bool,
+    resume: bool,
+    as_json: bool,
 ) -> None:
     """Find the units of MODEL that respond more to one condition than to another.
 
@@ -147,7 +156,7 @@ def command(
     """  # noqa: D301
     from onnxloc.folder import check_free
     from onnxloc.runtime.providers import RuntimeOptions
-    from onnxloc.studies.localize import LocalizeOptions, localize, localize_into
+    from onnxloc.studies.localize import LocalizeOptions, localize_into
 
     options = LocalizeOptions(
         sites=sites,
@@ -166,24 +175,24 @@ def command(
     check_free(output, force=force)
     stimuli = _stimuli(localizer, positive)
     opened, line = open_model(model), typed_command()
-    given = ctx.get_parameter_source("pool") is click.core.ParameterSource.COMMANDLINE
-    if given and not opened.takes_text:
+    if pool is not None and not opened.takes_text:
         raise OptionError("--pool is for models of text; this model has no tokens to pool")
-    if keep_activations:
-        found = localize_into(
-            output,
-            opened,
-            stimuli,
-            options,
-            runtime,
-            force=force,
-            command=line,
-            show_progress=True,
-            report=click.echo,
-        )
-    else:
-        found = localize(opened, stimuli, options, runtime, command=line, show_progress=True)
-        found.save(output, force=force)
+    found = localize_into(
+        output,
+        opened,
+        stimuli,
+        options,
+        runtime,
+        force=force,
+        resume=resume,
+        keep_activations=keep_activations,
+        command=line,
+        show_progress=True,
+        report=partial(click.echo, err=as_json),
+    )
+    if as_json:
+        print_json({"run": str(output), **found.summary})
+        return
     show(found.summary["localize"])
     click.echo(f"wrote {printable(output)}")
 

@@ -1,12 +1,12 @@
 """``onnxloc localizers``."""
 
-import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import click
 
-from onnxloc.cli.common import printable
+from onnxloc.cli import completers
+from onnxloc.cli.common import json_option, print_json, printable
 
 if TYPE_CHECKING:
     from onnxloc.errors import OnnxlocError
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 
 @click.command("localizers")
-@click.argument("name", required=False, metavar="[NAME]")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.argument("name", required=False, metavar="[NAME]", shell_complete=completers.localizer_names)
+@json_option
 def command(name: str | None, as_json: bool) -> None:
     """List the localizers, with the texts of each condition, or describe the one called NAME.
 
@@ -33,7 +33,7 @@ def command(name: str | None, as_json: bool) -> None:
     if name is not None:
         found = describe(name)
         if as_json:
-            click.echo(json.dumps(asdict(found), indent=2))
+            print_json(asdict(found))
         else:
             _show(found)
         return
@@ -45,7 +45,7 @@ def command(name: str | None, as_json: bool) -> None:
             else {"name": info[0], "error": str(info[1])}
             for info in listed
         ]
-        click.echo(json.dumps(entries, indent=2))
+        print_json(entries)
         return
     names = max(len(printable(_name(info))) for info in listed)
     for info in listed:

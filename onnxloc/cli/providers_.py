@@ -1,15 +1,14 @@
 """``onnxloc providers``."""
 
-import json
 from dataclasses import asdict
 
 import click
 
-from onnxloc.cli.common import printable, table
+from onnxloc.cli.common import json_option, print_json, printable, table
 
 
 @click.command("providers")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 def command(as_json: bool) -> None:
     """Say what this machine can run models with, and what is missing for the rest.
 
@@ -24,7 +23,7 @@ def command(as_json: bool) -> None:
 
     found = available_providers()
     if as_json:
-        click.echo(json.dumps([asdict(entry) for entry in found], indent=2))
+        print_json([asdict(entry) for entry in found])
         return
     rows = [
         [

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from onnxloc.cli.common import table
+from onnxloc.cli.common import json_option, print_json, table
 from onnxloc.cli.selection import selection_of
 
 if TYPE_CHECKING:
@@ -38,7 +38,8 @@ if TYPE_CHECKING:
 @click.option(
     "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the splits."
 )
-@click.option("--json", "as_json", is_flag=True, help="Print JSON, with every split.")
+@click.option("--save", is_flag=True, help="Write reliability.json into RUN, for its report.")
+@json_option
 def command(
     run: Path,
     splits: int,
@@ -46,6 +47,7 @@ def command(
     units: int | None,
     magnitude: bool | None,
     seed: int,
+    save: bool,
     as_json: bool,
 ) -> None:
     """Say how well a network holds from one half of the stimuli of RUN to the other.
@@ -59,6 +61,7 @@ def command(
     Examples:
       onnxloc reliability runs/language
       onnxloc reliability runs/language --top 0.5 --splits 1000 --json
+      onnxloc reliability runs/language --save && onnxloc report runs/language
     """  # noqa: D301
     from onnxloc.studies.reliability import ReliabilityOptions, reliability
 
@@ -70,12 +73,10 @@ def command(
         ReliabilityOptions(splits=splits, selection=selection, magnitude=magnitude, seed=seed),
         show_progress=True,
     )
+    if save:
+        found.save(run)
     if as_json:
-        import json
-
-        from onnxloc.store import finite
-
-        click.echo(json.dumps(finite(found.as_dict()), indent=2, allow_nan=False))
+        print_json(found.as_dict())
     else:
         _show(found)
 

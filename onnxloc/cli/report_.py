@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from onnxloc.cli.common import printable
+from onnxloc.progress import Working
 
 
 @click.command("report")
@@ -18,4 +19,6 @@ def command(run: Path) -> None:
     """  # noqa: D301
     from onnxloc.report import write_report
 
-    click.echo(f"wrote {printable(write_report(run))}")
+    with Working("drawing the page"):
+        page = write_report(run)
+    click.echo(f"wrote {printable(page)}")

@@ -53,7 +53,7 @@ def command(
         # The name comes from a file and may hold anything.
         name = re.sub(r"[^\w.-]+", "-", opened.bundle.info.name).strip(".-") or "model"
         output = Path(f"{name[:64]}-{how}-{seed}")
-    made = untrain(opened.bundle, opened.graph, output, options, force=force)
+    made = untrain(opened.bundle, opened.graph, output, options, force=force, show_progress=True)
     click.echo(f"re-initialised {len(made.changed):,} tensors ({made.values:,} values)")
     if made.kept:
         click.echo(f"kept {len(made.kept):,} other tensors of two or more axes: {_some(made.kept)}")

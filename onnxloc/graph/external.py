@@ -14,6 +14,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 from onnxloc.bundle import MODEL_FILE, TOKENIZER_FILE, WEIGHTS_FILE, Bundle, BundleInfo
 from onnxloc.errors import ModelError, RunError
 from onnxloc.graph.load import MAX_PROTOBUF
+from onnxloc.progress import Progress
 
 __all__ = [
     "Change",
@@ -135,6 +136,7 @@ def write_bundle(
     changes: Mapping[Span, Change] | None = None,
     *,
     force: bool = False,
+    show_progress: bool = False,
 ) -> None:
     """Write a changed model of `bundle` as a bundle of its own, whole or not at all.
 
@@ -152,6 +154,8 @@ def write_bundle(
         As `write_model` takes them.
     force : bool
         Replace a bundle that stands at `path`.
+    show_progress : bool
+        Draw a bar, if standard error is a terminal.
 
     Raises
     ------
@@ -162,7 +166,7 @@ def write_bundle(
     """
     check_apart(bundle, path)
     with Bundle.writing(path, force=force) as staging:
-        write_model(proto, bundle.folder, staging, changes)
+        write_model(proto, bundle.folder, staging, changes, show_progress=show_progress)
         if bundle.tokenizer_path is not None:
             shutil.copyfile(bundle.tokenizer_path, staging / TOKENIZER_FILE)
         Bundle.describe(staging, info)
@@ -181,6 +185,8 @@ def write_model(
     source: Path,
     target: Path,
     changes: Mapping[Span, Change] | None = None,
+    *,
+    show_progress: bool = False,
 ) -> None:
     """Write ``model.onnx`` and the one file with its weights.
 
@@ -197,6 +203,8 @@ def write_model(
         The folder to write in.
     changes : mapping of Span to callable, optional
         What changes, in place, the bytes of the external tensors at some places.
+    show_progress : bool
+        Draw a bar, if standard error is a terminal.
 
     Raises
     ------
@@ -205,7 +213,11 @@ def write_model(
     """
     changes = changes or {}
     done: dict[Span, int] = {}
-    with (target / WEIGHTS_FILE).open("wb") as file:
+    spans = {span for tensor in _tensors(proto) if (span := external_span(tensor)) is not None}
+    with (
+        (target / WEIGHTS_FILE).open("wb") as file,
+        Progress("writing", sum(s.size for s in spans), show=show_progress, unit="B") as progress,
+    ):
         for tensor in _tensors(proto):
             span = external_span(tensor)
             if span is None:
@@ -213,6 +225,7 @@ def write_model(
             if span not in done:
                 done[span] = _align(file)
                 _write_span(file, source, span, changes.get(span), tensor.name)
+                progress.add(span.size)
             _point(tensor, done[span], span.size)
         for tensor in proto.graph.initializer:
             embedded = tensor.data_location != TensorProto.EXTERNAL

@@ -105,6 +105,7 @@ def untrain(
     options: UntrainOptions | None = None,
     *,
     force: bool = False,
+    show_progress: bool = False,
 ) -> Untrained:
     """Write a copy of a model with its weights re-initialised, as a bundle.
 
@@ -121,6 +122,8 @@ def untrain(
         How weights are re-initialised.
     force : bool
         Replace a bundle that stands at `path`.
+    show_progress : bool
+        Draw a bar, if standard error is a terminal.
 
     Raises
     ------
@@ -148,7 +151,15 @@ def untrain(
         else:
             changes.setdefault(span, work.change(constant))
     set_note(proto, NOTE, f"{options.how}, seed {options.seed}")
-    write_bundle(bundle, proto, path, _info(bundle.info, graph, options), changes, force=force)
+    write_bundle(
+        bundle,
+        proto,
+        path,
+        _info(bundle.info, graph, options),
+        changes,
+        force=force,
+        show_progress=show_progress,
+    )
     changed = set(work.changed)
     kept = [
         one.name

@@ -1,12 +1,10 @@
 """One self-contained HTML page for a run folder."""
 
-import os
-import tempfile
 from pathlib import Path
 
-from onnxloc.errors import RunError
+from onnxloc.whole_file import write_whole
 
-__all__ = ["render", "write_report"]
+__all__ = ["REPORT_FILE", "render", "write_report"]
 
 REPORT_FILE = "report.html"
 
@@ -40,16 +38,5 @@ def write_report(run: Path) -> Path:
     run = Path(run)
     text = render(run)
     target = run / REPORT_FILE
-    try:
-        handle, name = tempfile.mkstemp(prefix=f".{REPORT_FILE}.", dir=run)
-        staged = Path(name)
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8", newline="\n", errors="replace") as file:
-                file.write(text)
-            staged.chmod(0o644)
-            staged.replace(target)
-        finally:
-            staged.unlink(missing_ok=True)
-    except OSError as error:
-        raise RunError(f"cannot write {target}: {error.strerror or error}") from error
+    write_whole(target, text)
     return target

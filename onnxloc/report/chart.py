@@ -67,12 +67,17 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """A table with its caption. The first cell of a row is its header."""
+    """A table with its caption. The first cell of a row is its header.
+
+    One that is `sortable` can also be filtered and downloaded; `sorted` says that its first column
+    rises.
+    """
 
     caption: str
     columns: tuple[Column, ...]
     rows: tuple[tuple[Cell, ...], ...]
     sortable: bool = False
+    sorted: bool = False
 
 
 @dataclass(frozen=True)

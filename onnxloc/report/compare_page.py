@@ -20,7 +20,9 @@ __all__ = ["render_comparison", "write_comparison_page"]
 PAGE_FILE = "compare.html"
 
 
-def render_comparison(found: Comparison, name: str, command: str = "") -> str:
+def render_comparison(
+    found: Comparison, name: str, command: str = "", *, home: str = "", side: Table | None = None
+) -> str:
     """Render a comparison as one page of HTML that needs no network.
 
     Parameters
@@ -31,14 +33,20 @@ def render_comparison(found: Comparison, name: str, command: str = "") -> str:
         Title.
     command : str
         The command line that made it.
+    home : str
+        Address of a page that lists runs, to link to; none if empty.
+    side : Table or None
+        More of the runs, side by side.
     """
     similarity, left_out = similarity_charts(found)
     parts: dict[str, Any] = {
         "name": name,
+        "home": home,
+        "side": side,
         "command": command,
-        "did": f"{count(len(found.runs), 'run')} compared in {count(len(found.pairs), 'pair')}.",
+        "did": _did(found, side),
         "notes": found.notes,
-        "runs": _runs(found),
+        "runs": _runs(found) if len(found.runs) else None,
         "units": _units(found),
         "dice": dice_chart(found),
         "scatter": scatter_charts(found),
@@ -58,6 +66,12 @@ def write_comparison_page(folder: Path, found: Comparison, name: str, command: s
     text = render_comparison(found, name, command)
     # Half a surrogate pair may stand in a file's name, and is no text.
     (folder / PAGE_FILE).write_text(text, encoding="utf-8", errors="replace", newline="\n")
+
+
+def _did(found: Comparison, side: Table | None) -> str:
+    if not len(found.runs) and side is not None:
+        return f"{count(len(side.columns) - 1, 'run')} side by side."
+    return f"{count(len(found.runs), 'run')} compared in {count(len(found.pairs), 'pair')}."
 
 
 def _known(value: Any) -> Any:

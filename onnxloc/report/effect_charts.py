@@ -18,9 +18,7 @@ from onnxloc.report.chart import (
     Table,
     cell,
     chart,
-    labels,
     layout,
-    plain,
     scale,
 )
 from onnxloc.report.folder import Comparison, Effect
@@ -32,7 +30,6 @@ from onnxloc.report.words import (
     percent,
     probability,
     score,
-    score_range,
     signed,
 )
 
@@ -43,10 +40,9 @@ __all__ = [
     "control_table",
     "effect_chart",
     "effect_table",
-    "group_charts",
+    "level_line",
+    "score_name",
 ]
-
-_SQUARE = {"symbol": "square-open", "size": 10, "color": INTACT, "line": {"width": 2}}
 
 
 @dataclass(frozen=True)
@@ -59,7 +55,7 @@ class _Measured:
     controls: tuple[float | None, ...]
 
 
-def _score_name(effect: Effect) -> str:
+def score_name(effect: Effect) -> str:
     """What the score of a task that is not shown as perplexity is called."""
     if effect.kind == "pairs" or effect.metric == "accuracy":
         return "Accuracy"
@@ -74,7 +70,7 @@ def _measure(effects: Sequence[Effect]) -> tuple[str, bool, list[_Measured]]:
     perplexities = [_Measured(n, p.intact, p.network, p.controls) for n, p in finite if p]
     if len(perplexities) == len(effects):
         return "Perplexity (log axis)", True, perplexities
-    name = _score_name(effects[0])
+    name = score_name(effects[0])
     return name, False, [_Measured(e.size, e.intact, e.network, e.controls) for e in effects]
 
 
@@ -132,7 +128,8 @@ def _scale(
     return scale(name, log, values, chance)
 
 
-def _line(figure: "Figure", x: list[float], y: list[float], kind: str, text: str) -> None:
+def level_line(figure: "Figure", x: list[float], y: list[float], kind: str, text: str) -> None:
+    """Draw where the intact model or chance lies."""
     colour, dash = (INTACT, "solid") if kind == "intact" else (CHANCE, "dot")
     figure.add_scatter(
         x=x,
@@ -147,9 +144,9 @@ def _line(figure: "Figure", x: list[float], y: list[float], kind: str, text: str
 def _draw_strip(figure: "Figure", one: _Measured, chance: float | None, write: Any) -> None:
     ends = [-0.6, 1.5]
     if one.intact is not None:
-        _line(figure, [one.intact] * 2, ends, "intact", write(one.intact))
+        level_line(figure, [one.intact] * 2, ends, "intact", write(one.intact))
     if chance is not None:
-        _line(figure, [chance] * 2, ends, "chance", number(chance, 2))
+        level_line(figure, [chance] * 2, ends, "chance", number(chance, 2))
     # A fixed zigzag keeps equal values apart and the picture the same from run to run.
     figure.add_scatter(
         x=list(one.controls),
@@ -178,9 +175,9 @@ def _draw_sizes(
 
     ends = [measured[0].size / 1.5, measured[-1].size * 1.5]
     if measured[0].intact is not None:
-        _line(figure, ends, [measured[0].intact] * 2, "intact", write(measured[0].intact))
+        level_line(figure, ends, [measured[0].intact] * 2, "intact", write(measured[0].intact))
     if chance is not None:
-        _line(figure, ends, [chance] * 2, "chance", number(chance, 2))
+        level_line(figure, ends, [chance] * 2, "chance", number(chance, 2))
     spots = [
         (m.size * 1.03 ** ((i * 2) % 5 - 2), value, f"random control {i:02d}, {percent(m.size)}")
         for m in measured
@@ -247,7 +244,7 @@ def effect_table(effects: Sequence[Effect]) -> Table:
             rows[f"Perplexity, {name}"] = [
                 number(getattr(effect.perplexity, name, None)) for effect in effects
             ]
-    what = _score_name(effects[0]).lower()
+    what = score_name(effects[0]).lower()
     return Table(
         f"Task {effects[0].task}: {what} of {count(effects[0].n_items, 'item')}, by share of all "
         "units; intervals are bootstrapped over items",
@@ -291,99 +288,3 @@ def control_table(effects: Sequence[Effect]) -> Table:
     if texts:
         columns.append(Column("Perplexity"))
     return Table(f"Task {effects[0].task}: every condition", tuple(columns), tuple(rows))
-
-
-def group_charts(effects: Sequence[Effect], max_points: int) -> list[Chart]:
-    """Draw a dot plot by group for each size, the largest first; none for a single group.
-
-    The largest size is always drawn, smaller ones while their points come to at most `max_points`.
-    """
-    charts: list[Chart] = []
-    points = 0
-    for effect in sorted(effects, key=lambda effect: -effect.size):
-        points += sum(2 + len(group.controls) for group in effect.groups)
-        if len(effect.groups) > 1 and (not charts or points <= max_points):
-            charts.append(_group_chart(effect))
-    return charts
-
-
-def _group_chart(effect: Effect) -> Chart:
-    import numpy as np
-    import plotly.graph_objects as go
-
-    def harm(values: tuple[float | None, float | None]) -> float:
-        network, intact = values
-        return math.inf if network is None or intact is None else network - intact
-
-    groups = sorted(effect.groups, key=lambda group: harm((group.network, group.intact)))
-    names = [group.group for group in groups]
-    spots = np.array(
-        [
-            (math.nan if value is None else value, row + 0.09 * ((i * 2) % 5 - 2), i)
-            for row, group in enumerate(groups)
-            for i, value in enumerate(group.controls)
-        ]
-    ).reshape(-1, 3)
-    figure = go.Figure()
-    if effect.chance is not None:
-        ends = [-0.7, len(groups) - 0.3]
-        _line(figure, [effect.chance] * 2, ends, "chance", number(effect.chance, 2))
-    for name, values, marker in (
-        ("intact", [group.intact for group in groups], _SQUARE),
-        ("network", [group.network for group in groups], DIAMOND | {"size": 12}),
-    ):
-        figure.add_scatter(
-            x=values,
-            y=list(range(len(groups))),
-            mode="markers",
-            marker=marker,
-            name=name,
-            hovertext=[
-                plain(f"{group}, {name}: {score(value)}")
-                for group, value in zip(names, values, strict=True)
-            ],
-            hoverinfo="text",
-        )
-    figure.add_scatter(
-        x=spots[:, 0].astype(np.float32),
-        y=spots[:, 1].astype(np.float32),
-        customdata=spots[:, 2].astype(np.int16),
-        mode="markers",
-        marker=CIRCLE | {"size": 7},
-        name="random controls",
-        hovertemplate="random control %{customdata}: %{x:.3f}<extra></extra>",
-    )
-    height = 120 + 30 * len(groups)
-    axis, narrow = labels(names)
-    figure.update_layout(layout(height, meta={"narrow": narrow}, yaxis=axis))
-    title = _score_name(effect)
-    measured = [_Measured(effect.size, g.intact, g.network, g.controls) for g in groups]
-    figure.update_xaxes(_scale(title, False, measured, effect.chance))
-    figure.update_yaxes(range=[len(groups) - 0.3, -0.7])
-    rows = []
-    for group in groups:
-        rows.append(
-            (
-                cell(group.group),
-                cell(integer(group.n_items), group.n_items),
-                cell(score(group.intact), group.intact),
-                cell(score(group.network), group.network),
-                cell(score(group.control_mean), group.control_mean),
-                cell(score_range(group.controls)),
-                cell(", ".join(score(value) for value in group.controls) or "–"),
-            )
-        )
-    heads = ("Items", "Intact", "Network", "Random controls: mean", "range", "each")
-    table = Table(
-        f"Task {effect.task} by group, {percent(effect.size)} of the units",
-        (Column("Group", numeric=False), *map(Column, heads)),
-        tuple(rows),
-    )
-    label = (
-        f"Dot plot of the score by group on task {effect.task}, {percent(effect.size)} of the "
-        f"units. The network lowers {names[0]} most, from {score(groups[0].intact)} to "
-        f"{score(groups[0].network)}."
-    )
-    if harm((groups[0].network, groups[0].intact)) >= 0:
-        label = f"Dot plot of the score by group on task {effect.task}. No group is lowered."
-    return chart(figure, label, height, name=percent(effect.size), table=table)

@@ -3,18 +3,15 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from onnxloc.errors import RunError
 from onnxloc.report.schema import build
+from onnxloc.report.units import Units, read_units
 from onnxloc.store import UNITS_FILE, Manifest, read_json
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 __all__ = [
     "Ablated",
+    "Compared",
     "Comparison",
     "Effect",
     "GroupEffect",
@@ -23,7 +20,6 @@ __all__ = [
     "NetworkFacts",
     "Run",
     "Summary",
-    "Units",
     "read_run",
 ]
 
@@ -125,6 +121,14 @@ class GroupEffect:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Compared(Comparison):
+    """One condition minus another, over paired items."""
+
+    of: str
+    against: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class KindEffect:
     """Scores of the controls of one kind."""
 
@@ -168,6 +172,9 @@ class Effect:
     vs_controls: Comparison | None = None
     perplexity: Perplexity | None = None
     groups: tuple[GroupEffect, ...] = ()
+    fields: tuple[GroupEffect, ...] = ()
+    phenomena: tuple[GroupEffect, ...] = ()
+    comparisons: tuple[Compared, ...] = ()
     kinds: tuple[KindEffect, ...] = ()
     without_massive: WithoutMassive | None = None
 
@@ -237,42 +244,6 @@ class Summary:
 
 
 @dataclass(frozen=True)
-class Units:
-    """The statistics of all units, as columns of equal length.
-
-    Attributes
-    ----------
-    sites : tuple of str
-        Distinct sites, in the file's order.
-    site : int array, [units]
-        Index into `sites`.
-    unit : int array, [units]
-        Index along the site's feature axis.
-    t, q, d, mean_positive, mean_control : float array, [units]
-        NaN where undefined.
-    selected : bool array, [units]
-        Whether the unit is in the network.
-    block : tuple of int or None
-        For each site.
-    role, op_type : tuple of str
-        For each site; empty where unknown.
-    """
-
-    sites: tuple[str, ...]
-    site: "NDArray[np.int64]"
-    unit: "NDArray[np.int64]"
-    t: "NDArray[np.float64]"
-    q: "NDArray[np.float64]"
-    d: "NDArray[np.float64]"
-    mean_positive: "NDArray[np.float64]"
-    mean_control: "NDArray[np.float64]"
-    selected: "NDArray[np.bool_]"
-    block: tuple[int | None, ...]
-    role: tuple[str, ...]
-    op_type: tuple[str, ...]
-
-
-@dataclass(frozen=True)
 class Run:
     """A run folder as read.
 
@@ -325,7 +296,7 @@ def read_run(path: Path) -> Run:
     tokens = str(ablate.get("tokens") or "all") if isinstance(ablate, dict) else "all"
     units = None
     if summary.localize is not None:
-        units = _read_units(path / UNITS_FILE)
+        units = read_units(path / UNITS_FILE)
         if not len(units.t):
             raise RunError(f"{path / UNITS_FILE} holds no units; make the run again")
         if len(units.t) != summary.localize.n_units:
@@ -344,61 +315,3 @@ def _check_kinds(effect: Effect, path: Path) -> None:
                 f"{path / 'summary.json'}: the {kind.kind!r} controls of task {effect.task!r} have "
                 "more or fewer scores than names; make the run again"
             )
-
-
-def _read_units(file: Path) -> Units:
-    import numpy as np
-    import pyarrow as pa
-    import pyarrow.compute as pc
-    import pyarrow.parquet as pq
-
-    if not file.is_file():
-        raise RunError(f"{file} is missing; make the run again")
-    words = ("site", "role", "op_type")
-    numbers = ("t", "q", "d", "mean_positive", "mean_control")
-    kinds = dict.fromkeys(words, pa.string()) | dict.fromkeys(numbers, pa.float64())
-    kinds |= {"unit": pa.int64(), "block": pa.int64(), "selected": pa.bool_()}
-    try:
-        have = pq.read_schema(file).names
-        missing = [name for name in kinds if name not in have]
-        if missing:
-            raise RunError(f"{file} has no column {missing[0]!r}; make the run again")
-        table = pq.read_table(file, columns=list(kinds))
-        column: dict[str, Any] = {
-            name: table[name].cast(kind).combine_chunks() for name, kind in kinds.items()
-        }
-    except (pa.ArrowException, OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise RunError(f"{file} cannot be read ({reason}); make the run again") from error
-    for name in ("site", "unit", "selected"):
-        if column[name].null_count:
-            raise RunError(f"{file}: column {name!r} has empty cells; make the run again")
-
-    codes = pc.dictionary_encode(column["site"])
-    site = codes.indices.to_numpy(zero_copy_only=False).astype(np.int64)
-    # Role, block and op type belong to the site: the first row of each says them.
-    first = np.unique(site, return_index=True)[1]
-    blocks = column["block"].take(pa.array(first)).to_pylist()
-    words_at = {
-        name: tuple(word or "" for word in column[name].take(pa.array(first)).to_pylist())
-        for name in ("role", "op_type")
-    }
-
-    def floats(name: str) -> "NDArray[np.float64]":
-        values = column[name].to_numpy(zero_copy_only=False).astype(np.float64)
-        return np.where(np.isfinite(values), values, np.nan)
-
-    return Units(
-        sites=tuple(codes.dictionary.to_pylist()),
-        site=site,
-        unit=column["unit"].to_numpy(zero_copy_only=False),
-        t=floats("t"),
-        q=floats("q"),
-        d=floats("d"),
-        mean_positive=floats("mean_positive"),
-        mean_control=floats("mean_control"),
-        selected=column["selected"].to_numpy(zero_copy_only=False),
-        block=tuple(blocks),
-        role=words_at["role"],
-        op_type=words_at["op_type"],
-    )

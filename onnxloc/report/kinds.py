@@ -15,6 +15,7 @@ from onnxloc.report.chart import (
     cell,
     chart,
     layout,
+    plain,
     scale,
 )
 from onnxloc.report.finding import Finding
@@ -256,10 +257,10 @@ def kind_chart(effect: Effect, ablated: Ablated) -> Chart:
             marker=CIRCLE
             | {"symbol": ["x" if n in facts and facts[n].n_massive else "circle"
                           for n in kind.names]},
-            name=names[-1],
+            name=plain(names[-1]),
             showlegend=False,
             hovertext=[
-                f"{name}: {shown.write(value)}{_hover(facts.get(name))}"
+                plain(f"{name}: {shown.write(value)}{_hover(facts.get(name))}")
                 for name, value in zip(kind.names, values, strict=True)
             ],
             hoverinfo="text",
@@ -272,7 +273,7 @@ def kind_chart(effect: Effect, ablated: Ablated) -> Chart:
     figure.update_xaxes(scale(axis, shown.log, values, effect.chance))
     figure.update_yaxes(
         tickvals=[-i for i in range(len(names))],
-        ticktext=[name.replace(", ", ",<br>", 1) for name in names],
+        ticktext=[plain(name).replace(", ", ",<br>", 1) for name in names],
         range=[-len(names) + 0.4, 0.6],
         showgrid=False,
     )

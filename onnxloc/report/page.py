@@ -11,11 +11,16 @@ from typing import Any
 from markupsafe import Markup
 
 from onnxloc.report.chart import Chart, Table
-from onnxloc.report.effect_charts import control_table, effect_chart, effect_table, group_charts
+from onnxloc.report.difference_chart import difference_chart
+from onnxloc.report.effect_charts import control_table, effect_chart, effect_table
 from onnxloc.report.finding import Finding, effect_finding, findings, floor_of_p, main_effects
 from onnxloc.report.folder import Ablated, Agreed, Effect, Localized, Run, read_run
+from onnxloc.report.group_charts import group_charts, group_table
+from onnxloc.report.heat_chart import heat_charts
 from onnxloc.report.kinds import kind_chart, kind_finding, kind_table
-from onnxloc.report.unit_charts import heat_charts, histogram_chart, location_charts, top_table
+from onnxloc.report.part import PartMaker
+from onnxloc.report.reliability_part import reliability_part
+from onnxloc.report.unit_charts import histogram_chart, location_charts, top_table
 from onnxloc.report.words import count, integer, number, percent, score
 from onnxloc.store import EFFECTS_FILE
 
@@ -54,6 +59,8 @@ class TaskPart:
     groups_note: str
     by_size: tuple[Finding, ...]
     kinds: tuple[Chart, ...] = ()
+    differences: tuple[Chart, ...] = ()
+    tables: tuple[Table, ...] = ()
 
 
 # What a run calls its test, in words.
@@ -65,11 +72,22 @@ TESTS = {
 }
 
 
-def render(run: Path) -> str:
+# What a page may show beside localization and ablation, in the order of the page.
+PARTS: tuple[PartMaker, ...] = (reliability_part,)
+
+
+def render(run: Path, *, home: str = "") -> str:
     """Render the page of a run folder as HTML.
 
     The page opens without a network: its style, its script and plotly's script stand in it, and
     its content security policy allows nothing else.
+
+    Parameters
+    ----------
+    run : Path
+        The run folder.
+    home : str
+        Address of a page that lists runs, to link to; none if empty.
 
     Raises
     ------
@@ -77,10 +95,13 @@ def render(run: Path) -> str:
         If `run` is no run folder or one of its files is damaged.
     """
     content = read_run(run)
-    return render_template("page.html", {**_parts(content), "run": content})
+    made = [part for maker in PARTS if (part := maker(run, content)) is not None]
+    return render_template(
+        "page.html", {**_parts(content), "run": content, "parts": made, "home": home}
+    )
 
 
-def render_template(name: str, parts: Mapping[str, Any]) -> str:
+def render_template(name: str, parts: Mapping[str, Any], *, charts: bool = True) -> str:
     """Fill one of the package's templates, with style and scripts put in.
 
     Parameters
@@ -89,6 +110,8 @@ def render_template(name: str, parts: Mapping[str, Any]) -> str:
         The template's file.
     parts : mapping
         What it shows; text is escaped.
+    charts : bool
+        Whether plotly's script is needed.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from plotly.offline import get_plotlyjs
@@ -102,8 +125,9 @@ def render_template(name: str, parts: Mapping[str, Any]) -> str:
     )
     environment.globals |= {"integer": integer, "number": number, "percent": percent}
     environment.filters |= {"shown": _shown}
+    sources = [*([get_plotlyjs()] if charts else []), _file("page.js")]
     # HTML reads CR LF as LF before it hashes a script, so the hash is taken of that.
-    scripts = [text.replace("\r\n", "\n") for text in (get_plotlyjs(), _file("page.js"))]
+    scripts = [text.replace("\r\n", "\n") for text in sources]
     return environment.get_template(name).render(
         parts,
         scripts=[Markup(text) for text in scripts],  # noqa: S704 - the packages' own files
@@ -171,6 +195,20 @@ def _tasks(run: Run, ablate: Ablated) -> list[TaskPart]:
                     replace(kind_chart(effect, ablate), table=kind_table(effect, ablate))
                     for effect in reversed(own)
                     if ablate.battery and effect.kinds
+                ),
+                differences=tuple(
+                    made
+                    for effect in reversed(own)
+                    if (made := difference_chart(effect)) is not None
+                ),
+                tables=tuple(
+                    group_table(effect, groups, what)
+                    for effect in own[-1:]
+                    for what, groups in (
+                        ("field", effect.fields),
+                        ("phenomenon", effect.phenomena),
+                    )
+                    if groups
                 ),
             )
         )

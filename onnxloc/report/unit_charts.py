@@ -1,7 +1,7 @@
-"""Charts of the units: where the network sits, the heat map of t, and its histogram."""
+"""Charts of the units: where the network sits, the histogram of t, and the table of the top."""
 
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from onnxloc.report.chart import (
     CHANCE,
@@ -16,22 +16,15 @@ from onnxloc.report.chart import (
     layout,
     plain,
 )
-from onnxloc.report.folder import Localized, Units
+from onnxloc.report.folder import Localized
+from onnxloc.report.units import Units
 from onnxloc.report.words import count, integer, number, percent, probability
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+__all__ = ["histogram_chart", "location_charts", "top_table"]
 
-__all__ = ["MAX_COLUMNS", "heat_charts", "histogram_chart", "location_charts", "top_table"]
-
-MAX_COLUMNS = 600
-# All heat maps together, so that a run with many roles stays a small page.
-MAX_CELLS = 100_000
 MAX_BARS = 40
-TOP = 50
+TOP = 500
 OUTSIDE = "other"
-_SCALE = [[i / 6, f"var(--div-{i})"] for i in range(7)]
 
 
 def location_charts(units: Units) -> list[Chart]:
@@ -142,132 +135,6 @@ def _share_chart(
         ),
     )
     return chart(figure, label, height, name=f"by {what}", table=table)
-
-
-def heat_charts(units: Units, localize: Localized) -> tuple[list[Chart], str]:
-    """Heat maps of t, block × unit, one for each canonical role, the main one first.
-
-    Each row is sorted from the largest t to the smallest. A row of more units than columns is
-    shown by its quantiles.
-
-    Returns
-    -------
-    charts : list of Chart
-        Empty where no site has a block and a role.
-    note : str
-        How rows were made narrower, and the limits of the colours.
-    """
-    import numpy as np
-
-    rows: dict[str, dict[int, list[int]]] = {}
-    for site, (block, role) in enumerate(zip(units.block, units.role, strict=True)):
-        if block is not None and role and not units.sites[site].startswith("op:"):
-            rows.setdefault(role, {}).setdefault(block, []).append(site)
-    if not rows:
-        return [], ""
-    order = np.argsort(units.site, kind="stable")
-    bounds = np.searchsorted(units.site[order], np.arange(len(units.sites) + 1))
-    roles = sorted(rows, key=lambda role: (role != "out", role))
-    lines = sum(len(blocks) for blocks in rows.values())
-    columns = max(20, min(MAX_COLUMNS, MAX_CELLS // lines))
-    charts = []
-    narrowed = False
-    for role in roles:
-        data = []
-        for block in sorted(rows[role]):
-            where = np.concatenate([order[bounds[s] : bounds[s + 1]] for s in rows[role][block]])
-            t = units.t[where]
-            data.append((block, len(t), np.sort(t[~np.isnan(t)])[::-1], units.selected[where]))
-        made, narrower = _heat_chart(role, data, columns, localize)
-        charts.append(made)
-        narrowed |= narrower
-    note = ""
-    if narrowed:
-        note = (
-            f"Rows of more than {columns} units are shown by {columns} quantiles from the largest "
-            "t to the smallest."
-        )
-    return charts, note
-
-
-def _heat_chart(
-    role: str,
-    data: "list[tuple[int, int, NDArray[np.float64], NDArray[np.bool_]]]",
-    columns: int,
-    localize: Localized,
-) -> tuple[Chart, bool]:
-    import numpy as np
-    import plotly.graph_objects as go
-
-    width = max(n for _, n, _, _ in data)
-    narrower = width > columns
-    z = np.full((len(data), columns if narrower else width), np.nan, dtype=np.float32)
-    for row, (_, _, t, _) in zip(z, data, strict=True):
-        if not narrower:
-            row[: len(t)] = t
-        elif len(t):
-            row[:] = np.quantile(t, np.linspace(1, 0, columns))
-    finite = np.concatenate([t for _, _, t, _ in data])
-    limit = float(np.quantile(np.abs(finite), 0.99)) if len(finite) else 0.0
-    limit = limit or 1.0
-    x = np.linspace(0, 100, z.shape[1]) if narrower else np.arange(1, z.shape[1] + 1)
-    figure = go.Figure()
-    figure.add_heatmap(
-        z=z,
-        x=x,
-        y=[block for block, _, _, _ in data],
-        zmin=-limit,
-        zmax=limit,
-        zmid=0,
-        colorscale=_SCALE,
-        hoverongaps=False,
-        hovertemplate=(
-            "block %{y}, "
-            + ("%{x:.1f} % down" if narrower else "unit ranked %{x}")
-            + "<br>t = %{z:.3g}<extra></extra>"
-        ),
-        colorbar={
-            "title": {"text": "t", "side": "top"},
-            "thickness": 12,
-            "len": 1.0,
-            "outlinewidth": 0,
-        },
-    )
-    height = min(640, max(170, 90 + 14 * len(data)))
-    words = "Place in the block, largest t first (%)" if narrower else "Rank in the block by t"
-    figure.update_layout(layout(height, margin={"l": 8, "r": 8, "t": 8, "b": 8}))
-    figure.update_xaxes(title={"text": words}, showgrid=False, ticks="outside")
-    figure.update_yaxes(title={"text": "Block"}, showgrid=False, tickformat="d")
-    if len(data) <= 16:
-        figure.update_yaxes(dtick=1)
-    rows = []
-    for block, n, t, chosen in data:
-        points = np.quantile(t, [0, 0.05, 0.5, 0.95, 1]) if len(t) else [None] * 5
-        values = [None if value is None else float(value) for value in points]
-        k = int(chosen.sum())
-        rows.append(
-            (
-                cell(str(block)),
-                cell(integer(n), n),
-                cell(integer(n - len(t)), n - len(t)),
-                *(cell(number(value), value) for value in values),
-                cell(integer(k), k),
-            )
-        )
-    names = ("Units", "No t", "Smallest t", "5\u202f%", "Median", "95\u202f%", "Largest t")
-    table = Table(
-        f"t by block, role {role}",
-        (Column("Block", numeric=False), *map(Column, names), Column("In the network")),
-        tuple(rows),
-    )
-    high = max(data, key=lambda row: float(np.median(row[2])) if len(row[2]) else -np.inf)
-    label = (
-        f"Heat map of t for role {role}: {count(len(data), 'block')} as rows, up to "
-        f"{integer(width)} units as columns, sorted. Positive t means more response to "
-        f"{localize.positive_label}. The median t is largest in block {high[0]}. Colours reach "
-        f"their ends at t = ±{number(limit)}, the 99th percentile of |t|."
-    )
-    return chart(figure, label, height, name=role, table=table), narrower
 
 
 def histogram_chart(units: Units, localize: Localized) -> Chart | None:
@@ -385,4 +252,6 @@ def top_table(units: Units, localize: Localized) -> Table:
     ]
     if mark:
         columns.append(Column("In the network", numeric=False))
-    return Table(f"The {n} units with the largest t", tuple(columns), tuple(rows), sortable=True)
+    return Table(
+        f"The {n} units with the largest t", tuple(columns), tuple(rows), sortable=True, sorted=True
+    )

@@ -5,7 +5,7 @@ from onnxloc.stats.contrast import Contrast, correction, paired, student, welch
 from onnxloc.stats.correlate import Correlation, correlate
 from onnxloc.stats.halves import draw_halves, subset_statistics
 from onnxloc.stats.moments import Moments
-from onnxloc.stats.multiple import benjamini_hochberg
+from onnxloc.stats.multiple import benjamini_hochberg, holm
 from onnxloc.stats.permute import MaxStatistic
 from onnxloc.stats.reliability import Agreement, agreement, chance_dice, spearman, spearman_brown
 from onnxloc.stats.resample import (
@@ -35,6 +35,7 @@ __all__ = [
     "correlate",
     "draw_halves",
     "empirical_p",
+    "holm",
     "mann_whitney",
     "paired",
     "paired_bootstrap",

@@ -1,19 +1,21 @@
 """Ablating: what a model can still do without a network, and without random units instead."""
 
+import json
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from functools import cached_property, partial
+from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxloc.checkpoint import Checkpoint
 from onnxloc.choose import count_for_percent, top_units
 from onnxloc.controls import MASSIVE, Match
 from onnxloc.errors import OptionError
-from onnxloc.folder import new_folder
 from onnxloc.graph.plan import Head, Plan, TargetLogProbs, TopLogits
 from onnxloc.network import Network, network_from_flat
 from onnxloc.progress import Progress
@@ -21,31 +23,18 @@ from onnxloc.runtime.model import Model
 from onnxloc.runtime.offsets import token_offsets
 from onnxloc.runtime.providers import RuntimeOptions
 from onnxloc.runtime.tokens import Tokens
-from onnxloc.store import (
-    EFFECTS_FILE,
-    NETWORK_FILE,
-    UNITS_FILE,
-    VERSIONED,
-    Manifest,
-    Run,
-    Step,
-    package_versions,
-    write_summary,
-    write_table,
-)
+from onnxloc.store import UNITS_FILE, VERSIONED, Run, Step, package_versions
+from onnxloc.studies.ablation import Ablation
 from onnxloc.studies.conditions import Battery, Drawn, conditions, described
 from onnxloc.studies.edit_values import NetworkEdits, PlannedEdit, TextForm, gather_facts
 from onnxloc.studies.edits import EditInputs, UnitEdit, as_edit
-from onnxloc.studies.effects import Condition, TaskScores, effects_table, summarise
+from onnxloc.studies.effects import Condition, TaskScores, summarise
 from onnxloc.studies.magnitudes import mean_magnitudes, spread_sample
 from onnxloc.studies.masks import unit_masks
 from onnxloc.studies.scoring import Prefix, Scorer, require_causal
 from onnxloc.tasks import Task
 
-if TYPE_CHECKING:
-    from pandas import DataFrame
-
-__all__ = ["AblateOptions", "Ablation", "ablate", "rank_of_run"]
+__all__ = ["AblateOptions", "Ablation", "ablate", "ablate_into", "rank_of_run"]
 
 Array = NDArray[Any]
 
@@ -119,68 +108,6 @@ class AblateOptions:
         return tokens
 
 
-@dataclass(frozen=True, eq=False)
-class Ablation:
-    """What an ablation did.
-
-    Attributes
-    ----------
-    results : tuple of TaskScores
-        Scores of every item, task by task.
-    networks : mapping of Condition to Network
-        What was ablated; "intact" is not among them.
-    summary : mapping
-        The run's ``summary.json``.
-    step : Step
-        The run's record.
-    """
-
-    results: tuple[TaskScores, ...]
-    networks: Mapping[Condition, Network]
-    summary: Mapping[str, Any]
-    step: Step
-
-    def effects(self) -> "DataFrame":
-        """One row an item and condition: the table ``effects.parquet``."""
-        return effects_table(self.results)
-
-    def write(self, folder: Path) -> None:
-        """Write the tables of this step into a run folder."""
-        write_table(folder, EFFECTS_FILE, self.effects())
-        largest = max((c for c in self.networks if c.name == "network"), key=lambda c: c.size)
-        if not (folder / NETWORK_FILE).exists():
-            self.networks[largest].save(folder / NETWORK_FILE)
-
-    def save(self, path: str | Path, *, localized: Run | None = None, force: bool = False) -> None:
-        """Write a run folder, whole or not at all.
-
-        Parameters
-        ----------
-        path : Path
-            The new run folder.
-        localized : Run, optional
-            The run that found the network; its units and its record are carried along.
-        force : bool
-            Replace a run that stands at `path`.
-
-        Raises
-        ------
-        RunError
-            If `path` is taken or cannot be written.
-        """
-        path = Path(path)
-        with new_folder(path, force=force) as staging:
-            summary, steps = dict(self.summary), [self.step]
-            if localized is not None and "localize" in localized.summary:
-                for name in (UNITS_FILE, NETWORK_FILE):
-                    (staging / name).write_bytes((localized.folder / name).read_bytes())
-                summary["localize"] = localized.summary["localize"]
-                steps = [s for s in localized.manifest.steps if s.step == "localize"] + steps
-            self.write(staging)
-            write_summary(staging, summary)
-            Manifest(name=path.name, steps=tuple(steps)).write(staging)
-
-
 def rank_of_run(run: Run, network: Network) -> NDArray[np.float64]:
     """The t-values of a localize run, in the order of the network's sites: ``[units]``.
 
@@ -198,6 +125,54 @@ def rank_of_run(run: Run, network: Network) -> NDArray[np.float64]:
     return units["t"].to_numpy(np.float64)
 
 
+def ablate_into(
+    path: str | Path,
+    model: Model,
+    network: Network,
+    tasks: Sequence[Task],
+    options: AblateOptions | None = None,
+    runtime: RuntimeOptions | None = None,
+    *,
+    localized: Run | None = None,
+    force: bool = False,
+    resume: bool = False,
+    report: Callable[[str], None] | None = None,
+    **settings: Any,
+) -> Ablation:
+    """Ablate, and write a run folder.
+
+    What is done is saved beside the run folder every few seconds, and a run that was stopped can be
+    resumed: with the same result, to the last bit.
+
+    Parameters
+    ----------
+    path : str or Path
+        The run folder to write, whole or not at all.
+    localized : Run, optional
+        The run that found the network; its units and its record are carried along.
+    force : bool
+        Replace a run that stands there, and discard an unfinished one unless `resume`.
+    resume : bool
+        Go on with an unfinished run, if there is one.
+    report : callable, optional
+        Told what is resumed.
+
+    Other parameters are those of `ablate`.
+
+    Raises
+    ------
+    OnnxlocError
+        One of its kinds: as `ablate`; if the folder cannot be written; if the unfinished run is of
+        something else.
+    """
+    path = Path(path)
+    with Checkpoint(path, resume=resume, force=force, report=report) as checkpoint:
+        done = ablate(model, network, tasks, options, runtime, **settings, checkpoint=checkpoint)
+        with checkpoint.writing() as staging:
+            done.write_run(staging, path.name, localized)
+    return done
+
+
 def ablate(
     model: Model,
     network: Network,
@@ -210,6 +185,7 @@ def ablate(
     command: str = "",
     force_model: bool = False,
     show_progress: bool = False,
+    checkpoint: Checkpoint | None = None,
 ) -> Ablation:
     """Score tasks with the network ablated, with random controls ablated, and intact.
 
@@ -237,6 +213,8 @@ def ablate(
         Use a network of another model.
     show_progress : bool
         Draw a bar, if standard error is a terminal.
+    checkpoint : Checkpoint, optional
+        Where the scores are saved, and what is gone on with.
 
     Raises
     ------
@@ -309,6 +287,17 @@ def ablate(
         model.pad,
         planned.everywhere,
     )
+    hashes = {"model": model.graph.hash, "plan": plan.hash}
+    key = {
+        **hashes,
+        **{one.name: getattr(options, one.name) for one in fields(options)},
+        **asdict(runtime),
+        "replacement": [edit.label, edit.parameters, edit.measured_on],
+        "tokens": tokens.label,
+        "networks": [
+            (c.name, c.size, sha256(n.flat.tobytes()).hexdigest()) for c, n in networks.items()
+        ],
+    }
     loaded = time.perf_counter()
     total = len(run_with) * len(sequences)
     results = []
@@ -316,7 +305,12 @@ def ablate(
         for task, own in zip(tasks, encoded, strict=True):
             texts = [text for item in task.items for text in item.texts]
             offsets = token_offsets(model, texts) if task.has_spans else None
-            scores, counts = scorer.score(task, own, progress, offsets)
+            begin = None
+            if checkpoint is not None:
+                ids = sha256(json.dumps(own).encode()).hexdigest()
+                own_key = {**key, "task": task.hash, "token ids": ids}
+                begin = partial(checkpoint.begin, f"task {task.name}", own_key, unit="rows")
+            scores, counts = scorer.score(task, own, progress, offsets, begin)
             results.append(TaskScores(task, run_with, scores, counts))
     done = time.perf_counter()
     sizes = {size: whole.size for size, whole in sized.items()}
@@ -354,8 +348,7 @@ def ablate(
             "seed": options.seed,
         },
         hashes={
-            "model": model.graph.hash,
-            "plan": plan.hash,
+            **hashes,
             **{f"task {task.name}": task.hash for task in tasks},
         },
         versions=package_versions(VERSIONED),
@@ -363,6 +356,7 @@ def ablate(
             **(battery.seconds if battery is not None else {}),
             "load": loaded - started,
             "run": done - loaded,
+            **({} if checkpoint is None else checkpoint.earlier),
         },
         provider=session.provider,
         threads=runtime.threads,

@@ -140,7 +140,14 @@ def bake_network(
     proto.graph.input.extend(original.input)
     proto.graph.output.extend(original.output)
     set_note(proto, NOTE, f"{network.size} units {edit.said}")
-    write_bundle(model.bundle, proto, path, _info(model, network, edit), force=force)
+    write_bundle(
+        model.bundle,
+        proto,
+        path,
+        _info(model, network, edit),
+        force=force,
+        show_progress=show_progress,
+    )
     return Baked(int(sum(edit.mask.sum() for edit in edits.values())), len(edits))
 
 

@@ -134,12 +134,12 @@ class Comparison:
         import pandas as pd
 
         tables = {
-            name: pd.DataFrame(list(rows[name]), columns=columns)
+            name: pd.DataFrame(list(rows.get(name, ())), columns=columns)
             for name, columns in COLUMNS.items()
         }
         return cls(
             options=options,
-            runs=pd.DataFrame(list(rows["runs"])),
+            runs=pd.DataFrame(list(rows.get("runs", ()))),
             scatter=pd.DataFrame(columns=SCATTER) if scatter is None else scatter,
             notes=notes,
             **tables,

@@ -10,9 +10,10 @@ import numpy as np
 
 from onnxloc.activation_writer import ActivationWriter
 from onnxloc.activations import Activations
+from onnxloc.checkpoint import Checkpoint
 from onnxloc.choose import Selection
 from onnxloc.errors import OptionError
-from onnxloc.folder import new_folder
+from onnxloc.folder import sha256_file
 from onnxloc.graph.plan import Plan, Pool, Tap
 from onnxloc.graph.sites import Site
 from onnxloc.network import network_from_flat
@@ -29,7 +30,7 @@ from onnxloc.studies.agreement import agree
 from onnxloc.studies.found import found_units
 from onnxloc.studies.localization import Localization
 from onnxloc.studies.presented import Presented, present
-from onnxloc.studies.responses import response_moments
+from onnxloc.studies.responses import moments_state, response_moments
 from onnxloc.studies.stored import Rows, check_test, stored_contrast
 
 __all__ = [
@@ -117,42 +118,58 @@ def localize_into(
     runtime: RuntimeOptions | None = None,
     *,
     force: bool = False,
+    resume: bool = False,
+    keep_activations: bool = True,
     command: str = "",
     show_progress: bool = False,
     report: Callable[[str], None] | None = None,
 ) -> Localization:
-    """Localize, and write a run folder that keeps the pooled activations of every stimulus.
+    """Localize, and write a run folder.
+
+    What is done is saved beside the run folder every few seconds, unless activations are kept, and
+    a run that was stopped can be resumed: with the same result, to the last bit.
 
     Parameters
     ----------
     path : str or Path
         The run folder to write, whole or not at all.
     force : bool
-        Replace a run that stands there.
+        Replace a run that stands there, and discard an unfinished one unless `resume`.
+    resume : bool
+        Go on with an unfinished run, if there is one.
+    keep_activations : bool
+        Keep the pooled activations of every stimulus in the run.
     report : callable, optional
-        Told how much will be written, before the model is run.
+        Told how much will be kept, before the model is run, and what is resumed.
 
     Other parameters are those of `localize`.
 
     Raises
     ------
     OnnxlocError
-        One of its kinds: as `localize`, and if the folder cannot be written or the disk has not
-        enough space.
+        One of its kinds: as `localize`; if the folder cannot be written or the disk has not enough
+        space; if the unfinished run is of something else.
     """
     path = Path(path)
-    with new_folder(path, force=force) as staging:
-        found = localize(
-            model,
-            stimuli,
-            options,
-            runtime,
-            command=command,
-            show_progress=show_progress,
-            keep=staging,
-            report=report,
+    if resume and keep_activations:
+        raise OptionError(
+            "a run that keeps its activations is not resumed; leave out --resume to start afresh"
         )
-        found.write_run(staging, path.name)
+    settings: dict[str, Any] = {
+        "command": command,
+        "show_progress": show_progress,
+        "report": report,
+    }
+    with Checkpoint(path, resume=resume, force=force, report=report) as checkpoint:
+        if keep_activations:
+            with checkpoint.keeping() as staging:
+                found = localize(model, stimuli, options, runtime, **settings, keep=staging)
+                found.write_run(staging, path.name)
+        else:
+            settings["checkpoint"] = checkpoint
+            found = localize(model, stimuli, options, runtime, **settings)
+            with checkpoint.writing() as staging:
+                found.write_run(staging, path.name)
     return found
 
 
@@ -166,6 +183,7 @@ def localize(
     show_progress: bool = False,
     keep: Path | None = None,
     report: Callable[[str], None] | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> Localization:
     """Find the units that respond more to the positive condition than to the control.
 
@@ -192,6 +210,8 @@ def localize(
         takes care of it.
     report : callable, optional
         Told how much will be kept, before the model is run.
+    checkpoint : Checkpoint, optional
+        Where what is done is saved, and what is gone on with; not where activations are kept.
 
     Raises
     ------
@@ -228,15 +248,35 @@ def localize(
         if report is not None:
             report(writer.estimate)
         writer.start(keep)
+    widths = [site.units for site in sites]
+    hashes = {"model": model.graph.hash, "stimuli": stimuli.hash, "plan": plan.hash}
+    part = None
+    if checkpoint is not None and writer is None:
+        tokenizer = model.bundle.tokenizer_path
+        part = checkpoint.begin(
+            "localize",
+            {
+                **hashes,
+                **asdict(options),
+                **asdict(runtime),
+                "tokenizer": tokenizer and sha256_file(tokenizer),
+                "max_tokens": shown.max_tokens,
+                "bos": shown.bos,
+            },
+            moments_state(*(Moments(sum(widths)) for _ in range(2))),
+            total=len(is_positive),
+            unit="stimuli",
+        )
     loaded = time.perf_counter()
     positive, control = response_moments(
         session,
-        [site.units for site in sites],
+        widths,
         shown.batches(options.batch_size),
         is_positive,
         magnitude=options.magnitude,
         show_progress=show_progress,
         writer=writer,
+        part=part,
     )
     kept = {} if writer is None else writer.finish(is_positive, shown.names, paired=shown.paired)
     p_fwe = None
@@ -264,6 +304,8 @@ def localize(
     done = time.perf_counter()
     compared: dict[str, Any] = {}
     seconds = {"load": loaded - started, "run": done - loaded}
+    if checkpoint is not None:
+        seconds |= checkpoint.earlier
     if not runtime.is_reference:
         compared["placement"] = session.placement
         if options.agreement:
@@ -288,7 +330,7 @@ def localize(
             "seed": options.seed,
             "precision": runtime.precision,
         },
-        hashes={"model": model.graph.hash, "stimuli": stimuli.hash, "plan": plan.hash, **kept},
+        hashes={**hashes, **kept},
         versions=package_versions(VERSIONED),
         seconds=seconds,
         provider=session.provider,

@@ -1,5 +1,6 @@
 """Split-half reliability of a run's network, from its stored activations."""
 
+import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,9 @@ from onnxloc.stats.reliability import (
     spearman_brown,
 )
 from onnxloc.stats.resample import Interval
-from onnxloc.store import Run
+from onnxloc.store import RELIABILITY_FILE, Run, finite
 from onnxloc.studies.stored import Rows, kept_step, site_values
+from onnxloc.whole_file import write_whole
 
 __all__ = ["Reliability", "ReliabilityOptions", "reliability"]
 
@@ -136,6 +138,19 @@ class Reliability:
             "splits": [asdict(row) for row in self.splits],
             "shuffled": [asdict(row) for row in self.shuffled],
         }
+
+    def save(self, run: str | Path) -> Path:
+        """Write ``reliability.json`` into the run folder, for its report.
+
+        Raises
+        ------
+        RunError
+            If it cannot be written.
+        """
+        target = Path(run) / RELIABILITY_FILE
+        text = json.dumps(finite(self.as_dict()), indent=2, allow_nan=False)
+        write_whole(target, f"{text}\n")
+        return target
 
 
 def reliability(

@@ -1,6 +1,7 @@
 """Scoring the texts of a task under many conditions, each row of a batch under its own."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Self
@@ -8,6 +9,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxloc.checkpoint import Part
 from onnxloc.errors import ModelError
 from onnxloc.graph.partition import late_cut
 from onnxloc.graph.plan import Plan, Tap
@@ -25,6 +27,8 @@ from onnxloc.tasks import Task
 __all__ = ["Prefix", "Scorer", "first_scored", "require_causal", "rows_and_conditions"]
 
 Array = NDArray[Any]
+# Takes the scores before the first batch, and the number of rows as `total`.
+Begin = Callable[..., Part]
 
 
 @dataclass(frozen=True)
@@ -112,6 +116,7 @@ class Scorer:
         sequences: Sequence[list[int]],
         progress: Progress,
         offsets: Sequence[NDArray[np.int64]] | None = None,
+        begin: Begin | None = None,
     ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
         """Scores ``[conditions, items]``, and the scored tokens of each item's first text.
 
@@ -125,6 +130,8 @@ class Scorer:
             Told of every row that is done.
         offsets : sequence of ndarray of int64, [tokens, 2], optional
             Of each text where its tokens stand; needed where parts of texts are scored.
+        begin : callable, optional
+            Begins the part of a checkpoint; batches that it has are not run again.
         """
         lengths = np.array([len(sequence) - 1 for sequence in sequences], dtype=np.int64)
         ends = np.cumsum(lengths)
@@ -142,21 +149,33 @@ class Scorer:
         ]
         scored = [text for text, places in enumerate(own) if places.size]
         progress.add(self.n_conditions * (len(sequences) - len(scored)))
-        for batch, conditions in rows_and_conditions(
-            sequences, self.n_conditions, self.batch_size, self.pad, scored
+        state = {"logprobs": logprobs, "top": top}
+        part = None if begin is None else begin(state, total=self.n_conditions * len(scored))
+        if part is not None and part.saved is not None:
+            for key, array in state.items():
+                array[...] = part.saved[key]
+        skip = 0 if part is None else part.batches
+        for number, (batch, conditions) in enumerate(
+            rows_and_conditions(sequences, self.n_conditions, self.batch_size, self.pad, scored)
         ):
+            if number < skip:
+                progress.add(len(batch.rows))
+                continue
             texts = batch.rows.tolist()
             window = Window.whole([sequences[i] for i in texts], front=1, rows=texts)
             edits = self.edits(conditions, window)
             given = None if self.prefix is None else self.prefix.run(batch)
             at = [own[text].tolist() for text in texts]
             found, best = self._run(batch, edits, given, at, greedy=task.greedy)
-            for row, (text, condition) in enumerate(zip(texts, conditions, strict=True)):
-                places = ends[text] - lengths[text] + own[text]
-                logprobs[condition, places] = found[row]
-                if task.greedy:
-                    top[condition, places] = best[row] == batch.ids[row, own[text] + 1]
+            with nullcontext() if part is None else part.batch(len(texts), lambda: state):
+                for row, (text, condition) in enumerate(zip(texts, conditions, strict=True)):
+                    places = ends[text] - lengths[text] + own[text]
+                    logprobs[condition, places] = found[row]
+                    if task.greedy:
+                        top[condition, places] = best[row] == batch.ids[row, own[text] + 1]
             progress.add(len(batch.rows))
+        if part is not None:
+            part.finish()
         counts = [len(item.texts) for item in task.items]
         first = np.cumsum(counts) - counts
         by_item = None if offsets is None else _by_item(offsets, counts)

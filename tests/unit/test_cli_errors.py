@@ -396,13 +396,16 @@ def test_an_interrupt_while_writing_leaves_what_was(work, capsys, monkeypatch, n
     monkeypatch.setattr(Network, "save", stop)
     assert main(localize("--force", out=name)) == 130
     said = capsys.readouterr().err
-    assert said.strip() == "onnxloc: interrupted; nothing was left half-written"
-    assert snapshot(work) == before
+    assert said.strip() == ("onnxloc: interrupted; to go on, run the same command with --resume")
+    after = snapshot(work)
+    hidden = f".{name}.partial"
+    assert set(after) - set(before) == {hidden, f"{hidden}/000.npz", f"{hidden}/lock"}
+    assert {path: after[path] for path in before} == before
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("command", ["localize", "ablate"])
-def test_a_signal_leaves_no_partial_run(work, tmp_path, command, number):
+def test_a_signal_leaves_what_can_be_resumed(work, tmp_path, command, number):
     if command == "localize":
         texts = [f"{text} {i}" for i in range(1500) for text in POSITIVE]
         others = [f"{text}." for text in texts]
@@ -427,14 +430,17 @@ def test_a_signal_leaves_no_partial_run(work, tmp_path, command, number):
         except OSError:
             # So a terminal says on Linux that nobody holds its other end.
             pass
-        assert process.wait(timeout=30) == 130
+        assert process.wait(timeout=30) == {signal.SIGINT: 130, signal.SIGTERM: 143}[number]
     finally:
         process.kill()
         process.wait()
         os.close(ours)
-    assert shown.rstrip().endswith(b"onnxloc: interrupted; nothing was left half-written")
+    line = b"onnxloc: interrupted; to go on, run the same command with --resume"
+    assert shown.rstrip().endswith(line)
     assert b"Traceback" not in shown
-    assert snapshot(work) == before
+    after = snapshot(work)
+    assert set(after) - set(before) == {".out.partial", ".out.partial/000.npz", ".out.partial/lock"}
+    assert {path: after[path] for path in before} == before
 
 
 BLOCKED = """

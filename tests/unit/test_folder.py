@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import sys
 
 import pytest
 
@@ -74,6 +75,8 @@ def test_an_old_folder_is_kept_without_force_and_when_the_new_one_fails(tmp_path
 @pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()])
 @pytest.mark.parametrize("moment", [1, 2])
 def test_the_old_folder_survives_a_failed_replacement(tmp_path, monkeypatch, error, moment):
+    # As on a system that cannot exchange two names at once.
+    monkeypatch.setattr(folder_module, "_exchange", lambda *_: False)
     target = tmp_path / "run"
     make(target, "old")
     real = type(target).rename
@@ -89,6 +92,37 @@ def test_the_old_folder_survives_a_failed_replacement(tmp_path, monkeypatch, err
     with pytest.raises((RunError, KeyboardInterrupt)):
         make(target, "new", force=True)
     assert (target / "data").read_text() == "old"
+    assert tree(tmp_path) == ["run", "run/data", "run/manifest.json"]
+
+
+@pytest.mark.parametrize("name", ["run", "x" * 220])
+def test_a_folder_held_by_a_killed_process_is_put_back(tmp_path, monkeypatch, name):
+    monkeypatch.setattr(folder_module, "_exchange", lambda *_: False)
+    target = tmp_path / name
+    make(target, "old")
+    # What a kill between the two renames leaves.
+    hold = tmp_path / f"{folder_module.hidden_name(target, 'old')}-abc_1234"
+    hold.mkdir()
+    target.rename(hold / "old")
+    check_free(tmp_path / "other")
+    assert not target.exists()
+    with pytest.raises(RunError, match="exists"):
+        check_free(target)
+    assert (target / "data").read_text() == "old"
+    assert tree(tmp_path) == [name, f"{name}/data", f"{name}/manifest.json"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="no other system exchanges names at once")
+def test_a_folder_is_replaced_at_once(tmp_path, monkeypatch):
+    target = tmp_path / "run"
+    make(target, "old")
+
+    def rename(self, other):
+        raise AssertionError("there is a moment without a folder")
+
+    monkeypatch.setattr(type(target), "rename", rename)
+    make(target, "new", force=True)
+    assert (target / "data").read_text() == "new"
     assert tree(tmp_path) == ["run", "run/data", "run/manifest.json"]
 
 

@@ -11,13 +11,15 @@ pytestmark = pytest.mark.unit
 
 ROOT = Path(onnxloc.__file__).parent
 NAMES = [
-    "AblateOptions", "Ablation", "Activations", "ArraySet", "Bundle", "BundleInfo",
-    "CompareOptions", "Comparison", "ContrastOptions", "CorrelateOptions", "EditedRun", "Force",
-    "Intervention", "Item", "Localization", "LocalizeOptions", "Mean", "Model", "Network", "Noise",
-    "OnnxlocError", "Patch", "Reliability", "ReliabilityOptions", "Run", "RuntimeOptions", "Scale",
-    "Selection", "Steer", "StimulusSet", "Task", "TaskInputs", "Tokens", "Vector", "Zero", "ablate",
-    "compare", "contrast", "correlate_run", "fetch", "load_arrays", "load_stimuli", "load_task",
-    "localize", "localize_into", "reliability", "run_with_edits", "write_report",
+    "AblateOptions", "Ablation", "Activations", "ArraySet", "Batch", "Bundle", "BundleInfo",
+    "CompareOptions", "Comparison", "ContrastOptions", "CorrelateOptions", "Cut", "Edit",
+    "EditedRun", "Entropy", "Force", "Intervention", "Item", "Localization", "LocalizeOptions",
+    "Mean", "Model", "Network", "Noise", "OnnxlocError", "Patch", "Plan", "Reliability",
+    "ReliabilityOptions", "Run", "RuntimeOptions", "Scale", "Selection", "Steer", "StimulusSet",
+    "Tap", "TargetLogProbs", "Task", "TaskInputs", "Tokens", "TopLogits", "Vector", "Zero",
+    "ablate", "compare", "contrast", "correlate_run", "fetch", "gather_battery", "load_arrays",
+    "load_stimuli", "load_task", "localize", "localize_into", "reliability", "run_with_edits",
+    "write_report",
 ]  # fmt: skip
 
 

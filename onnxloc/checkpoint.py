@@ -1,0 +1,384 @@
+"""Runs that survive: what is kept of a run that is not finished, beside where it will lie.
+
+While a study writes the run ``runs/x``, the hidden folder ``runs/.x.partial`` is its own. A lock in
+it keeps a second process from writing the same run. Each part of the study has a file there that is
+replaced as a whole every few seconds, and so has the folder that becomes the run once it is
+complete. It goes when the run is finished.
+"""
+
+import json
+import os
+import platform
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from numpy.typing import NDArray
+
+from onnxloc.errors import OnnxlocError, RunError
+from onnxloc.folder import (
+    STAGING_PREFIX,
+    check_free,
+    hidden_name,
+    missing_folders,
+    new_folder,
+    remove_empty,
+)
+from onnxloc.registry import one_line
+from onnxloc.signals import HeldSignals
+from onnxloc.state_file import HALF_SUFFIX, STATE_SUFFIX, UNREADABLE, read_state, write_state
+from onnxloc.store import VERSIONED, package_versions
+
+__all__ = ["Checkpoint", "Part", "partial_folder"]
+
+State = Mapping[str, NDArray[Any]]
+
+FORMAT = 1
+LOCK_FILE = "lock"
+# How much work may be lost to a kill that no process can answer.
+EVERY_SECONDS = 20.0
+# Saving takes no more than this share of the time.
+MAX_SHARE = 0.05
+RESUME = "to go on, run the same command with --resume"
+AFRESH = "--force starts afresh"
+
+
+def partial_folder(path: Path) -> Path:
+    """Where the unfinished state of the run `path` lies."""
+    path = path.resolve()
+    return path.with_name(hidden_name(path, "partial"))
+
+
+class Checkpoint:
+    """The unfinished state of a run: saved while a study goes on, and read when it is resumed.
+
+    Use it in a ``with`` statement around the study and `writing`. When the run is written, the
+    state is removed. After Ctrl-C, SIGTERM, or a failed write, what was done is saved, and a note
+    on the exception says how to go on; after any other error only what was saved before is kept.
+
+    Ctrl-C and SIGTERM wait while a batch is being added or the run is being written; a second one
+    does not.
+
+    Parameters
+    ----------
+    path : Path
+        The run folder that is to be written.
+    resume : bool
+        Go on with what is there; start afresh if nothing is.
+    force : bool
+        Replace a run that stands at `path`, and discard an unfinished one unless `resume`.
+    report : callable, optional
+        Told in a line what is resumed.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        resume: bool = False,
+        force: bool = False,
+        report: Callable[[str], None] | None = None,
+    ) -> None:
+        self.path = Path(path)
+        self.folder = Path()
+        self._resume = resume
+        self._force = force
+        self._report = report or (lambda _: None)
+        self._parts: list[Part] = []
+        self._finished = False
+        self._stack = ExitStack()
+        self.signals = HeldSignals()
+
+    def __enter__(self) -> Self:
+        """Take the folder.
+
+        Raises
+        ------
+        RunError
+            As `check_free`; if another process writes the same run, or an unfinished run is there
+            and it was not said what becomes of it.
+        """
+        check_free(self.path, force=self._force)
+        self.folder = partial_folder(self.path)
+        with ExitStack() as stack:
+            stack.callback(remove_empty, missing_folders(self.folder.parent))
+            try:
+                self._take(stack)
+            except FileExistsError as error:
+                raise RunError(
+                    f"{self.folder} is in the way; choose another output path"
+                ) from error
+            except OSError as error:
+                raise RunError(f"cannot write {self.path}: {error.strerror}") from error
+            stack.enter_context(self.signals)
+            self._stack = stack.pop_all()
+        return self
+
+    def _take(self, stack: ExitStack) -> None:
+        from filelock import FileLock, Timeout
+
+        self.folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.folder / LOCK_FILE)
+        try:
+            lock.acquire(blocking=False)
+        except (Timeout, FileNotFoundError) as error:
+            raise RunError(
+                f"another process is writing {self.path}; wait for it, or choose another output "
+                "path"
+            ) from error
+        stack.callback(lock.release)
+        strange = [entry.name for entry in self.folder.iterdir() if not _is_ours(entry)]
+        if strange:
+            raise RunError(
+                f"{self.folder} is in the way: {strange[0]!r} is nothing that onnxloc left; choose "
+                "another output path"
+            )
+        states = sorted(self.folder.glob(f"*{STATE_SUFFIX}"))
+        if states and not (self._resume or self._force):
+            raise RunError(
+                f"an unfinished run lies at {self.folder}: --resume goes on with it, {AFRESH}"
+            )
+        for entry in list(self.folder.iterdir()):
+            if entry.name.startswith(STAGING_PREFIX):
+                # Only the holder of the lock writes here: a killed process left it.
+                shutil.rmtree(entry)
+            elif entry.suffix != STATE_SUFFIX and entry.name != LOCK_FILE:
+                entry.unlink()
+        if not self._resume:
+            for state in states:
+                state.unlink()
+        elif not states:
+            self._report("there is nothing to resume; starting afresh")
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        with self._stack, self.signals.held(drop=error is not None):
+            if error is not None and not self._finished:
+                by_input = isinstance(error, OnnxlocError) and not isinstance(error, RunError)
+                if not by_input:
+                    for part in self._parts:
+                        # The disk may be full; what was saved before stands.
+                        with suppress(OSError):
+                            part.save()
+                if any(self.folder.glob(f"*{STATE_SUFFIX}")):
+                    error.add_note(RESUME)
+                    return
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def begin(
+        self, name: str, key: Mapping[str, Any], fresh: State, *, total: int, unit: str
+    ) -> "Part":
+        """Begin a part of the study, or go on with it.
+
+        Parts are begun in the same order in every run of the same study.
+
+        Parameters
+        ----------
+        name : str
+            What is done, for people.
+        key : mapping
+            All that the result depends on, as plain values: hashes, options. Versions and the kind
+            of machine are added.
+        fresh : mapping of str to ndarray
+            The state before the first batch: a saved state has the same arrays.
+        total : int
+            How much there is to do.
+        unit : str
+            Of what.
+
+        Raises
+        ------
+        RunError
+            If what is to be resumed is of something else, or is damaged.
+        """
+        file = self.folder / f"{len(self._parts):03d}{STATE_SUFFIX}"
+        plain = json.loads(json.dumps({**key, **_machine()}, sort_keys=True, default=str))
+        part = Part(self, file, plain)
+        if file.is_file():
+            part.load(name, fresh)
+            self._report(f"{name}: {part.done:,} of {total:,} {unit} were done before")
+        self._parts.append(part)
+        return part
+
+    @property
+    def earlier(self) -> dict[str, float]:
+        """For the record, the seconds of what was done before; empty if nothing was."""
+        seconds = sum(part.earlier for part in self._parts)
+        return {"earlier": seconds} if seconds else {}
+
+    @contextmanager
+    def writing(self) -> Iterator[Path]:
+        """An empty folder that becomes the run when the block ends well; see `new_folder`.
+
+        Raises
+        ------
+        RunError
+            If a run stands there and may not be replaced, or it cannot be written.
+        """
+        with (
+            self.signals.held(),
+            new_folder(self.path, force=self._force, within=self.folder) as staging,
+        ):
+            yield staging
+        self._finished = True
+
+    @contextmanager
+    def keeping(self) -> Iterator[Path]:
+        """The same for a study that writes all the while, and can be stopped meanwhile."""
+        with new_folder(self.path, force=self._force, within=self.folder) as staging:
+            yield staging
+        self._finished = True
+
+
+class Part:
+    """One part of a study that goes on batch by batch.
+
+    Attributes
+    ----------
+    done : int
+        How much of it was done before.
+    batches : int
+        How many batches that was.
+    saved : mapping of str to ndarray or None
+        The state to go on from.
+    earlier : float
+        Seconds that it took until then.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, file: Path, key: Mapping[str, Any]) -> None:
+        self._checkpoint = checkpoint
+        self._file = file
+        self._key = key
+        self.done = 0
+        self.batches = 0
+        self.saved: State | None = None
+        self.earlier = 0.0
+        self._started = time.monotonic()
+        self._next = self._started + EVERY_SECONDS
+        self._state: Callable[[], State] | None = None
+        self._written = 0
+
+    @contextmanager
+    def batch(self, count: int, state: Callable[[], State]) -> Iterator[None]:
+        """Add a batch to the state; it is saved now and then.
+
+        Parameters
+        ----------
+        count : int
+            How much the batch was.
+        state : callable
+            Gives all arrays of the state when the block has ended.
+
+        Raises
+        ------
+        RunError
+            If the state cannot be saved.
+        """
+        # While it is being changed it is the state after no batch.
+        self._state = None
+        with self._checkpoint.signals.held():
+            yield
+            self.done += count
+            self.batches += 1
+            self._state = state
+            if time.monotonic() >= self._next:
+                self._save()
+
+    def finish(self) -> None:
+        """Save the end of a part behind which another begins.
+
+        Raises
+        ------
+        RunError
+            If it cannot be saved.
+        """
+        with self._checkpoint.signals.held():
+            self._save()
+
+    def _save(self) -> None:
+        try:
+            self.save()
+        except OSError as error:
+            raise RunError(f"cannot write {self._file}: {error.strerror}") from error
+
+    def save(self) -> None:
+        """Write the state after the last whole batch, if there was one since it was read."""
+        if self._state is None or self._written == self.batches:
+            return
+        began = time.monotonic()
+        header = {
+            "format": FORMAT,
+            "key": self._key,
+            "done": self.done,
+            "batches": self.batches,
+            "seconds": self.seconds,
+        }
+        write_state(self._file, header, self._state())
+        self._written = self.batches
+        now = time.monotonic()
+        self._next = now + max(EVERY_SECONDS, (now - began) / MAX_SHARE)
+
+    @property
+    def seconds(self) -> float:
+        """How long the part took until now, in all its runs."""
+        return self.earlier + time.monotonic() - self._started
+
+    def load(self, name: str, fresh: State) -> None:
+        """Read what was saved.
+
+        Raises
+        ------
+        RunError
+            If it is of something else, or is damaged.
+        """
+        where = self._file
+        try:
+            header, arrays = read_state(where)
+            key, numbers = header["key"], [header[x] for x in ("done", "batches", "seconds")]
+            fits = header["format"] == FORMAT and isinstance(key, dict)
+            if not fits or not all(type(x) in (int, float) and x >= 0 for x in numbers):
+                raise ValueError("its header does not fit")
+        except UNREADABLE as error:
+            raise RunError(f"{where} is damaged ({one_line(error)}); {AFRESH}") from error
+        other = [x for x in {**key, **self._key} if key.get(x) != self._key.get(x)]
+        if other:
+            raise RunError(
+                f"the unfinished run at {where.parent} was begun otherwise ({name}: "
+                f"{', '.join(other[:5])}); resume it with the command that began it, or {AFRESH}"
+            )
+        if {k: (v.dtype, v.shape) for k, v in arrays.items()} != {
+            k: (v.dtype, v.shape) for k, v in fresh.items()
+        }:
+            raise RunError(f"{where} is damaged (its arrays do not fit); {AFRESH}")
+        self.saved = arrays
+        self.done, self.batches, self.earlier = int(numbers[0]), int(numbers[1]), numbers[2]
+
+
+def _is_ours(entry: Path) -> bool:
+    if entry.is_symlink():
+        return False
+    if entry.is_dir():
+        return entry.name.startswith(STAGING_PREFIX)
+    stem = entry.name.partition(".")[0]
+    return entry.name == LOCK_FILE or (
+        len(stem) == 3 and stem.isdigit() and entry.suffix in (STATE_SUFFIX, HALF_SUFFIX)
+    )
+
+
+def _machine() -> dict[str, str]:
+    """What results depend on beside what a user chose."""
+    found = package_versions(VERSIONED)
+    return {
+        **{f"version of {name}": value for name, value in found.items()},
+        "machine": platform.machine(),
+        # onnxruntime's default number of threads follows it.
+        "processors": str(os.cpu_count()),
+    }
