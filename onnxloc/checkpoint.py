@@ -9,7 +9,6 @@ complete. It goes when the run is finished.
 import json
 import os
 import platform
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -19,38 +18,25 @@ from typing import Any, Self
 
 from numpy.typing import NDArray
 
+from onnxloc.claim import claimed
 from onnxloc.errors import OnnxlocError, RunError
-from onnxloc.folder import (
-    STAGING_PREFIX,
-    check_free,
-    hidden_name,
-    missing_folders,
-    new_folder,
-    remove_empty,
-)
+from onnxloc.folder import check_free, new_folder
 from onnxloc.registry import one_line
 from onnxloc.signals import HeldSignals
-from onnxloc.state_file import HALF_SUFFIX, STATE_SUFFIX, UNREADABLE, read_state, write_state
+from onnxloc.state_file import STATE_SUFFIX, UNREADABLE, read_state, write_state
 from onnxloc.store import VERSIONED, package_versions
 
-__all__ = ["Checkpoint", "Part", "partial_folder"]
+__all__ = ["Checkpoint", "Part"]
 
 State = Mapping[str, NDArray[Any]]
 
 FORMAT = 1
-LOCK_FILE = "lock"
 # How much work may be lost to a kill that no process can answer.
 EVERY_SECONDS = 20.0
 # Saving takes no more than this share of the time.
 MAX_SHARE = 0.05
 RESUME = "to go on, run the same command with --resume"
 AFRESH = "--force starts afresh"
-
-
-def partial_folder(path: Path) -> Path:
-    """Where the unfinished state of the run `path` lies."""
-    path = path.resolve()
-    return path.with_name(hidden_name(path, "partial"))
 
 
 class Checkpoint:
@@ -103,56 +89,34 @@ class Checkpoint:
             and it was not said what becomes of it.
         """
         check_free(self.path, force=self._force)
-        self.folder = partial_folder(self.path)
         with ExitStack() as stack:
-            stack.callback(remove_empty, missing_folders(self.folder.parent))
-            try:
-                self._take(stack)
-            except FileExistsError as error:
-                raise RunError(
-                    f"{self.folder} is in the way; choose another output path"
-                ) from error
-            except OSError as error:
-                raise RunError(f"cannot write {self.path}: {error.strerror}") from error
+            self.folder = stack.enter_context(claimed(self.path))
+            self._look()
             stack.enter_context(self.signals)
             self._stack = stack.pop_all()
         return self
 
-    def _take(self, stack: ExitStack) -> None:
-        from filelock import FileLock, Timeout
-
-        self.folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.folder / LOCK_FILE)
-        try:
-            lock.acquire(blocking=False)
-        except (Timeout, FileNotFoundError) as error:
-            raise RunError(
-                f"another process is writing {self.path}; wait for it, or choose another output "
-                "path"
-            ) from error
-        stack.callback(lock.release)
-        strange = [entry.name for entry in self.folder.iterdir() if not _is_ours(entry)]
-        if strange:
-            raise RunError(
-                f"{self.folder} is in the way: {strange[0]!r} is nothing that onnxloc left; choose "
-                "another output path"
-            )
-        states = sorted(self.folder.glob(f"*{STATE_SUFFIX}"))
-        if states and not (self._resume or self._force):
+    def _look(self) -> None:
+        """See whether there is an unfinished run, and whether it may go."""
+        if self._resume and not self._states:
+            self._report("there is nothing to resume; starting afresh")
+        elif self._states and not (self._resume or self._force):
             raise RunError(
                 f"an unfinished run lies at {self.folder}: --resume goes on with it, {AFRESH}"
             )
-        for entry in list(self.folder.iterdir()):
-            if entry.name.startswith(STAGING_PREFIX):
-                # Only the holder of the lock writes here: a killed process left it.
-                shutil.rmtree(entry)
-            elif entry.suffix != STATE_SUFFIX and entry.name != LOCK_FILE:
-                entry.unlink()
-        if not self._resume:
-            for state in states:
+        elif not self._resume:
+            self._discard()
+
+    @property
+    def _states(self) -> list[Path]:
+        return list(self.folder.glob(f"*{STATE_SUFFIX}"))
+
+    def _discard(self) -> None:
+        try:
+            for state in self._states:
                 state.unlink()
-        elif not states:
-            self._report("there is nothing to resume; starting afresh")
+        except OSError as error:
+            raise RunError(f"cannot write {self.folder}: {error.strerror}") from error
 
     def __exit__(
         self,
@@ -168,10 +132,12 @@ class Checkpoint:
                         # The disk may be full; what was saved before stands.
                         with suppress(OSError):
                             part.save()
-                if any(self.folder.glob(f"*{STATE_SUFFIX}")):
+                if self._states:
                     error.add_note(RESUME)
-                    return
-            shutil.rmtree(self.folder, ignore_errors=True)
+                return
+            # The run is there: what cannot be removed must not make it look as if it were not.
+            with suppress(RunError):
+                self._discard()
 
     def begin(
         self, name: str, key: Mapping[str, Any], fresh: State, *, total: int, unit: str
@@ -360,17 +326,6 @@ class Part:
             raise RunError(f"{where} is damaged (its arrays do not fit); {AFRESH}")
         self.saved = arrays
         self.done, self.batches, self.earlier = int(numbers[0]), int(numbers[1]), numbers[2]
-
-
-def _is_ours(entry: Path) -> bool:
-    if entry.is_symlink():
-        return False
-    if entry.is_dir():
-        return entry.name.startswith(STAGING_PREFIX)
-    stem = entry.name.partition(".")[0]
-    return entry.name == LOCK_FILE or (
-        len(stem) == 3 and stem.isdigit() and entry.suffix in (STATE_SUFFIX, HALF_SUFFIX)
-    )
 
 
 def _machine() -> dict[str, str]:

@@ -382,8 +382,8 @@ def show_progress(progress: Progress | None) -> Iterator[Progress]:
             if what != current:
                 stack.close()
                 current, seen = what, 0
-                shown = Bar(what, total, show=True, unit="B") if total else Working(what)
-                bar = stack.enter_context(shown)
+                bar = Bar(what, total, show=True, unit="B") if total else Working(what)
+                stack.enter_context(bar)
             if isinstance(bar, Bar):
                 bar.add(done - seen)
                 seen = done

@@ -12,24 +12,13 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from onnxloc.claim import STAGING_PREFIX, claimed, hidden_name
 from onnxloc.errors import RunError
 
-__all__ = [
-    "STAGING_PREFIX",
-    "check_free",
-    "hidden_name",
-    "missing_folders",
-    "new_folder",
-    "remove_empty",
-    "sha256_file",
-]
+__all__ = ["check_free", "new_folder", "sha256_file"]
 
-# Of a staging folder that lies in a folder of its own.
-STAGING_PREFIX = "new-"
 MAX_RECORD = 64 << 20
 OLD = "old"
-# File names have at most 255 bytes.
-MAX_NAME = 200
 # Linux's numbers for renameat2(2): paths from the current folder, and both names exchanged.
 AT_FDCWD = -100
 RENAME_EXCHANGE = 2
@@ -89,7 +78,8 @@ def new_folder(path: Path, *, force: bool = False, within: Path | None = None) -
     """Yield an empty staging folder that takes the name `path` when the block ends well.
 
     On any exception, KeyboardInterrupt included, everything that was made is removed and whatever
-    stood at `path` is left as it was. A process that is killed leaves a hidden staging folder.
+    stood at `path` is left as it was. What a killed process leaves is hidden, and removed when
+    `path` is made again.
 
     Parameters
     ----------
@@ -98,48 +88,36 @@ def new_folder(path: Path, *, force: bool = False, within: Path | None = None) -
     force : bool
         Replace what onnxloc wrote there before.
     within : Path, optional
-        Where the staging folder is made, on the same disk; by default beside `path`.
+        The hidden folder of `path`, by a caller who holds it already; see `claimed`.
 
     Raises
     ------
     RunError
-        As `check_free`, or if the folder cannot be written.
+        As `check_free` and `claimed`, or if the folder cannot be written.
     """
     check_free(path, force=force)
-    path = path.resolve()
-    made = missing_folders(path.parent)
-    prefix = f".{path.name[:64]}.partial-" if within is None else STAGING_PREFIX
+    with ExitStack() as stack:
+        hidden = stack.enter_context(claimed(path)) if within is None else within
+        yield stack.enter_context(_staged(path.resolve(), hidden, force=force))
+
+
+@contextmanager
+def _staged(path: Path, hidden: Path, *, force: bool) -> Iterator[Path]:
     try:
-        with ExitStack() as stack:
-            stack.callback(remove_empty, made)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            staging = Path(tempfile.mkdtemp(prefix=prefix, dir=within or path.parent))
-            stack.callback(shutil.rmtree, staging, ignore_errors=True)
+        staging = Path(tempfile.mkdtemp(prefix=STAGING_PREFIX, dir=hidden))
+        try:
             staging.chmod(0o755)
             yield staging
             check_free(path, force=force)
             _replace(staging, path)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
     except OSError as error:
         # An error that names another file is not about this folder.
         name = error.filename
         if name is not None and not Path(os.fsdecode(name)).is_relative_to(path.parent):
             raise
         raise RunError(f"cannot write {path}: {error.strerror or error}") from error
-
-
-def missing_folders(folder: Path) -> list[Path]:
-    """The folders that do not exist yet, the innermost first."""
-    return [one for one in (folder, *folder.parents) if not one.exists()]
-
-
-def remove_empty(folders: list[Path]) -> None:
-    """Remove those of the folders that are empty, as `missing_folders` gave them."""
-    for folder in folders:
-        try:
-            folder.rmdir()
-        except OSError:
-            # It holds the result, or something that another process put there.
-            return
 
 
 def _replace(staging: Path, path: Path) -> None:
@@ -183,14 +161,6 @@ def _put_back(path: Path) -> None:
             (hold / OLD).rename(path)
             hold.rmdir()
             return
-
-
-def hidden_name(path: Path, what: str) -> str:
-    """The name of a hidden file or folder that belongs to the folder `path` and lies beside it."""
-    name = path.name
-    if len(name.encode()) > MAX_NAME:
-        name = hashlib.sha256(name.encode()).hexdigest()
-    return f".{name}.{what}"
 
 
 def sha256_file(path: Path) -> str:

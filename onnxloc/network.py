@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from hashlib import sha256
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, Self
@@ -22,6 +23,9 @@ Indices = NDArray[np.int64]
 FORMAT = 1
 FILE_NAME = "network.parquet"
 META_KEY = b"onnxloc"
+KEYS = {"format", "model_hash", "how", "sites"}
+# Files of earlier versions lack it.
+HASH_KEY = "content_sha256"
 MAX_FILE_BYTES = 1 << 28
 MAX_CHOSEN = 1 << 25
 MAX_UNITS = 1 << 31
@@ -144,6 +148,14 @@ class Network:
                 f"{model_hash[:12]}; use that model, or --force-model"
             )
 
+    @property
+    def _content_hash(self) -> str:
+        """SHA-256 of all that a file holds of it."""
+        text = json.dumps(
+            [FORMAT, self.model_hash, sorted(self.how.items()), list(self.sites.items())]
+        )
+        return sha256(text.encode() + self.flat.astype("<i8").tobytes()).hexdigest()
+
     def save(self, path: Path) -> None:
         """Write a Parquet file; equal networks give equal bytes.
 
@@ -160,6 +172,7 @@ class Network:
             "model_hash": self.model_hash,
             "how": dict(sorted(self.how.items())),
             "sites": dict(self.sites),
+            HASH_KEY: self._content_hash,
         }
         codes = np.repeat(
             np.arange(len(self.units), dtype=np.int32), [len(u) for u in self.units.values()]
@@ -197,9 +210,16 @@ class Network:
             raise NetworkError(f"there is no network at {file}; name a run folder or its file")
         try:
             meta, units = _read(file)
-            return cls(units, meta["sites"], meta["model_hash"], meta["how"])
+            found = cls(units, meta["sites"], meta["model_hash"], meta["how"])
+            found._check_content(meta.get(HASH_KEY, found._content_hash))
         except NetworkError as error:
             raise NetworkError(f"{file} is not a network file: {error}") from error
+        return found
+
+    def _check_content(self, expected: object) -> None:
+        # Parquet's checksums are of the units alone, not of what stands in the footer.
+        if expected != self._content_hash:
+            raise NetworkError("it was changed or damaged since it was written")
 
 
 def _name(value: object) -> str:
@@ -287,7 +307,7 @@ def _read_meta(text: bytes | None) -> dict[str, Any]:
         meta = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise NetworkError("its metadata is not JSON") from error
-    if not isinstance(meta, dict) or set(meta) != {"format", "model_hash", "how", "sites"}:
+    if not isinstance(meta, dict) or set(meta) - {HASH_KEY} != KEYS:
         raise NetworkError("its metadata lacks a part or has one too many")
     if meta["format"] != FORMAT:
         raise NetworkError(f"its format is {meta['format']!r}, not {FORMAT}")

@@ -70,10 +70,10 @@ class Progress:
             self._bar.close()
             Progress.active -= 1
         seconds = time.perf_counter() - self._started
-        LOGGER.info(
-            "%s: %s %s in %.2f s (%.4g a second)",
-            self._what, f"{self._done:,}", self._unit, seconds, self._done / max(seconds, 1e-9),
-        )  # fmt: skip
+        unit = self._unit if self._unit == "B" or self._done == 1 else f"{self._unit}s"
+        rate = self._done / max(seconds, 1e-9)
+        LOGGER.info("%s: %s %s in %.2f s (%.4g a second)", self._what, f"{self._done:,}", unit,
+                    seconds, rate)  # fmt: skip
 
     def add(self, count: int) -> None:
         """Note that `count` more are done."""
@@ -122,8 +122,8 @@ class Working:
         self._ended.set()
         if self._thread is not None:
             self._thread.join()
-            self.clear()
-        LOGGER.info("%s: %.2f s", self._what, time.perf_counter() - self._started)
+            self._clear()
+        LOGGER.info("%s: %.2f s in all", self._what, time.perf_counter() - self._started)
 
     def _tell(self, stream: TextIO) -> None:
         wait = PATIENCE
@@ -135,8 +135,12 @@ class Working:
                 stream.flush()
                 self._shown = True
 
-    def clear(self) -> None:
-        """Take the words off the terminal, where something else is to be said."""
+    def say(self, text: str, *, err: bool = False) -> None:
+        """Print a line of text where the words are, on standard output or standard error."""
+        self._clear()
+        print(text, file=sys.stderr if err else sys.stdout, flush=True)
+
+    def _clear(self) -> None:
         if self._stream is not None and self._shown and not Progress.active:
             self._stream.write(CLEAR)
             self._stream.flush()

@@ -20,7 +20,7 @@ from onnxloc.bundle import INFO_FILE, Bundle
 from onnxloc.download import Digest, Progress, Source, get_file, get_files, show_progress
 from onnxloc.errors import FetchError, ModelError, RuntimeMissingError
 from onnxloc.folder import check_free
-from onnxloc.registry import Registry, did_you_mean
+from onnxloc.registry import Registry, did_you_mean, one_line
 
 __all__ = ["Recipe", "fetch", "home", "load_recipe", "recipes"]
 
@@ -30,6 +30,7 @@ FUNCTION = re.compile(rf"{RECIPES}(\.[a-z]\w*)+:[a-z]\w*")
 FUNCTION_KEYS = ("prepare", "function")
 DIGEST = {"sha256": str, "size": int}
 FILE_NAME = re.compile(r"\w[\w.-]*")
+MAX_RECIPE = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,12 +161,7 @@ def load_recipe(name: str) -> Recipe:
         If there is no such recipe, or it is malformed.
     """
     if name.endswith(".toml"):
-        try:
-            return _parse(Path(name).stem, Path(name).read_text(encoding="utf-8"))
-        except OSError as error:
-            raise FetchError(f"cannot read the recipe {name}: {error.strerror}") from error
-        except UnicodeDecodeError as error:
-            raise FetchError(f"the recipe {name} is not UTF-8 text") from error
+        return _parse(Path(name).stem, _read(Path(name)))
     known = recipes()
     if name not in known:
         hint = did_you_mean(name, known)
@@ -174,11 +170,29 @@ def load_recipe(name: str) -> Recipe:
     return _parse(name, text)
 
 
+def _read(path: Path) -> str:
+    """What the file of a recipe holds."""
+    try:
+        # A pipe or a device would block or never end.
+        if path.exists() and not path.is_file():
+            raise FetchError(f"cannot read the recipe {path}: it is not a file")
+        with path.open("rb") as file:
+            data = file.read(MAX_RECIPE + 1)
+        if len(data) > MAX_RECIPE:
+            raise FetchError(f"the recipe {path} is larger than {MAX_RECIPE >> 20} MB")
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise FetchError(f"the recipe {path} is not UTF-8 text") from error
+    except (OSError, ValueError) as error:
+        said = getattr(error, "strerror", None) or one_line(error)
+        raise FetchError(f"cannot read the recipe {str(path)[:200]}: {said}") from error
+
+
 def _parse(name: str, text: str) -> Recipe:
     try:
         raw = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise FetchError(f"recipe {name} is not TOML: {error}") from error
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise FetchError(f"recipe {name} is not TOML: {one_line(error)}") from error
     known = {entry.name for entry in fields(Recipe)} - {"name"}
     for key in raw:
         if key not in known:

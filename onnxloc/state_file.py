@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["HALF_SUFFIX", "STATE_SUFFIX", "UNREADABLE", "read_state", "write_state"]
+__all__ = ["STATE_SUFFIX", "UNREADABLE", "read_state", "write_state"]
 
 STATE_SUFFIX = ".npz"
 # Of a file that is being written.

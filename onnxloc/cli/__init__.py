@@ -31,7 +31,6 @@ SECTIONS = {
         "localizers": "List the localizers, or describe one.",
         "contrast": "Compare the stimuli of a run in another way, without running the model.",
         "reliability": "Say how well a network holds from one half of the stimuli to the other.",
-        "robustness": "Find a network again, under choices that ought not to matter.",
     },
     "Intervene": {
         "ablate": "Score tasks without a network, and without random units instead.",
@@ -40,13 +39,16 @@ SECTIONS = {
         "lm-eval": "Run lm-evaluation-harness on a model, with or without a network ablated.",
     },
     "Compare and report": {
+        "where": "Say which operations, parts and blocks hold a network beyond their share.",
         "profile": "Measure a network's response to conditions that did not find it.",
         "compare": "Compare what two or more runs found: units, depth, representations.",
+        "robustness": "Find a network again, under choices that ought not to matter.",
         "report": "Write the HTML page of a run.",
         "view": "Show runs in a browser: a list, a page for each, some side by side.",
     },
     "Start and set up": {
         "demo": "Fetch a model, find its language network, ablate it, report.",
+        "reproduce": "Repeat the paper's procedure with every control, and write a page of it.",
         "providers": "Say what this machine can run models with.",
         "completion": "Print what makes a shell complete onnxloc's commands.",
     },

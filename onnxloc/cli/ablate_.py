@@ -28,6 +28,7 @@ from onnxloc.cli.common import (
 )
 from onnxloc.cli.edit_options import edit_of, patch_options, tokens_option, with_option
 from onnxloc.cli.invocation import invocation
+from onnxloc.progress import Working
 
 
 def _list_tasks(context: click.Context, parameter: click.Parameter, value: bool) -> None:
@@ -230,23 +231,24 @@ def command(
             force_model=force_model,
             show_progress=True,
         )
-    found = ablate_into(
-        output,
-        opened,
-        chosen,
-        loaded,
-        options,
-        runtime,
-        t=rank_of_run(run, chosen) if run is not None and percents else None,
-        battery=battery,
-        localized=run,
-        force=force,
-        resume=resume,
-        report=partial(click.echo, err=as_json),
-        command=typed_command(),
-        force_model=force_model,
-        show_progress=True,
-    )
+    with Working("ablating") as working:
+        found = ablate_into(
+            output,
+            opened,
+            chosen,
+            loaded,
+            options,
+            runtime,
+            t=rank_of_run(run, chosen) if run is not None and percents else None,
+            battery=battery,
+            localized=run,
+            force=force,
+            resume=resume,
+            report=partial(working.say, err=as_json),
+            command=typed_command(),
+            force_model=force_model,
+            show_progress=True,
+        )
     if as_json:
         print_json({"run": str(output), **found.summary})
         return

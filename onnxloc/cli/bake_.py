@@ -16,6 +16,7 @@ from onnxloc.cli.common import (
     runtime_options,
 )
 from onnxloc.cli.edit_options import edit_of, with_option
+from onnxloc.progress import Working
 
 
 @click.command("bake")
@@ -95,16 +96,17 @@ def command(
             inputs = TaskInputs(stimuli.positive, f"the localizer {stimuli.name}")
         loaded = [load_task(task, inputs) for task in tasks]
         texts = [text for task in loaded for item in task.items for text in item.texts]
-    baked = bake_network(
-        open_model(model),
-        chosen,
-        output,
-        options,
-        runtime,
-        texts=texts,
-        force_model=force_model,
-        force=force,
-        show_progress=True,
-    )
+    with Working("baking"):
+        baked = bake_network(
+            open_model(model),
+            chosen,
+            output,
+            options,
+            runtime,
+            texts=texts,
+            force_model=force_model,
+            force=force,
+            show_progress=True,
+        )
     click.echo(f"{baked.units:,} units in {baked.sites} sites {printable(options.edit.said)}")
     click.echo(f"wrote {output}")

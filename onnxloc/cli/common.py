@@ -133,7 +133,7 @@ def open_model(name: str) -> "Model":
 def _opened(path: Path) -> "Model":
     from onnxloc.runtime.model import Model
 
-    with Working(f"reading {printable(path.name)}"):
+    with Working(f"reading {printable(path)}"):
         return Model.open(path)
 
 

@@ -33,7 +33,7 @@ def command(ctx: click.Context, shell: str) -> None:
 
     \b
     Examples:
-      eval "$(onnxloc completion bash)"
+      onnxloc completion bash > ~/.local/share/bash-completion/completions/onnxloc
       onnxloc completion zsh > ~/.zfunc/_onnxloc
       onnxloc completion fish > ~/.config/fish/completions/onnxloc.fish
     """  # noqa: D301

@@ -121,11 +121,19 @@ def _table(raw: dict[str, Any], ctx: click.Context, path: Path) -> dict[str, Any
 
 def _check(param: click.Parameter, raw: Any, where: str) -> None:
     kind = _kind(param)
-    if param.nargs != 1 or getattr(param, "multiple", False):
+    if _is_many(param):
         if not isinstance(raw, list) or not all(_is(kind, entry) for entry in raw):
             raise OptionError(f"{where} must be an array, each entry {KINDS[kind]}")
     elif not _is(kind, raw):
         raise OptionError(f"{where} must be {KINDS[kind]}")
+    if any("\0" in entry for entry in (raw if _is_many(param) else [raw]) if type(entry) is str):
+        # The command line cannot hold it either, and no path does.
+        raise OptionError(f"{where} holds a NUL character")
+
+
+def _is_many(param: click.Parameter) -> bool:
+    """Whether a parameter takes several values."""
+    return param.nargs != 1 or getattr(param, "multiple", False)
 
 
 def _kind(param: click.Parameter) -> type:
@@ -175,14 +183,15 @@ def config_text(ctx: click.Context) -> str:
         value = ctx.params[name] if name in ctx.params else getattr(invocation(ctx), name)
         about = getattr(param, "help", None) or param.human_readable_name
         lines += ["", *wrap(about, WIDTH, initial_indent="# ", subsequent_indent="# ")]
-        lines.append(f"# {key} =" if value is None else f"{key} = {_toml(param, value)}")
+        unset = value is None or (value == () and not _is_many(param))
+        lines.append(f"# {key} =" if unset else f"{key} = {_toml(param, value)}")
     return "\n".join(lines)
 
 
 def _toml(param: click.Parameter, value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
-    if param.nargs != 1 or getattr(param, "multiple", False):
+    if _is_many(param):
         return f"[{', '.join(_toml_one(param, entry) for entry in value)}]"
     return _toml_one(param, value)
 

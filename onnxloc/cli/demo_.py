@@ -14,6 +14,7 @@ from onnxloc.cli.common import (
     runtime_options,
     typed_command,
 )
+from onnxloc.progress import Working
 
 
 @click.command("demo")
@@ -46,14 +47,15 @@ def command(
     from onnxloc.runtime.providers import RuntimeOptions
     from onnxloc.studies.demo import demo
 
-    result = demo(
-        output,
-        RuntimeOptions(provider=provider, threads=threads, precision=precision),
-        limit=limit,
-        force=force,
-        command=typed_command(),
-        show_progress=True,
-    )
+    with Working("working"):
+        result = demo(
+            output,
+            RuntimeOptions(provider=provider, threads=threads, precision=precision),
+            limit=limit,
+            force=force,
+            command=typed_command(),
+            show_progress=True,
+        )
     if as_json:
         both = {**result.localization.summary, **result.ablation.summary}
         print_json({"run": str(output), "report": str(result.report), **both})

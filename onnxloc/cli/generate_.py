@@ -16,6 +16,7 @@ from onnxloc.cli.common import (
 )
 from onnxloc.cli.edit_options import edit_of, patch_options, tokens_option, with_option
 from onnxloc.errors import OptionError
+from onnxloc.progress import Working
 
 
 @click.command("generate")
@@ -148,15 +149,16 @@ def command(
     )
     runtime = RuntimeOptions(provider=provider, threads=threads, precision=precision)
     lines = [item.texts[0] for item in text_file_task(file).items] if file else []
-    found = continue_prompts(
-        open_model(model),
-        [*given, *lines],
-        options,
-        runtime,
-        network=Network.load(network) if network else None,
-        force_model=force_model,
-        show_progress=True,
-    )
+    with Working("generating"):
+        found = continue_prompts(
+            open_model(model),
+            [*given, *lines],
+            options,
+            runtime,
+            network=Network.load(network) if network else None,
+            force_model=force_model,
+            show_progress=True,
+        )
     if as_json:
         print_json(found.record)
         return

@@ -21,6 +21,7 @@ from onnxloc.cli.common import (
 )
 from onnxloc.cli.selection import selection_of, selection_options, test_options
 from onnxloc.errors import OptionError
+from onnxloc.progress import Working
 
 if TYPE_CHECKING:
     from onnxloc.stimuli import StimulusSet
@@ -177,19 +178,20 @@ def command(
     opened, line = open_model(model), typed_command()
     if pool is not None and not opened.takes_text:
         raise OptionError("--pool is for models of text; this model has no tokens to pool")
-    found = localize_into(
-        output,
-        opened,
-        stimuli,
-        options,
-        runtime,
-        force=force,
-        resume=resume,
-        keep_activations=keep_activations,
-        command=line,
-        show_progress=True,
-        report=partial(click.echo, err=as_json),
-    )
+    with Working("localizing") as working:
+        found = localize_into(
+            output,
+            opened,
+            stimuli,
+            options,
+            runtime,
+            force=force,
+            resume=resume,
+            keep_activations=keep_activations,
+            command=line,
+            show_progress=True,
+            report=partial(working.say, err=as_json),
+        )
     if as_json:
         print_json({"run": str(output), **found.summary})
         return

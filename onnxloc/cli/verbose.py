@@ -6,10 +6,11 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import click
 
-from onnxloc.cli.common import printable
+from onnxloc.cli.common import printable, typed_command
 
 __all__ = ["told"]
 
@@ -35,6 +36,7 @@ def told() -> Iterator[None]:
     """Say what the parts of onnxloc log, which versions they are, and how long all of it took."""
     from onnxloc.store import VERSIONED, package_versions
 
+    command = typed_command()
     logger = logging.getLogger("onnxloc")
     handler = _Lines()
     before = logger.level, logger.propagate
@@ -45,6 +47,7 @@ def told() -> Iterator[None]:
     try:
         versions = ", ".join(f"{k} {v}" for k, v in package_versions(VERSIONED).items())
         logger.info("%s on %s", versions, platform.platform(terse=True))
+        logger.info("%s in %s", command, Path.cwd())
         yield
     finally:
         logger.info("took %.1f s%s", time.perf_counter() - started, _peak())

@@ -21,6 +21,8 @@ from onnxloc.registry import did_you_mean
 __all__ = ["Axis", "Site", "SiteTable", "Trace", "candidate_tensors", "find_sites", "probe_sizes"]
 
 FLOATS = frozenset(DTYPES.values())
+# The number of a block in a canonical name.
+BLOCK = re.compile(r"(?<=block\.)\d+")
 
 
 class Axis(StrEnum):
@@ -205,6 +207,8 @@ class SiteTable(Sequence[Site]):
             ]
             if not found:
                 names = {n for s in self._sites for n in s.names if n.startswith("op:") == op}
+                if "*" in pattern and not op:
+                    names |= {BLOCK.sub("*", name) for name in names}
                 hint = did_you_mean(pattern, sorted(names))
                 raise AnatomyError(
                     self._fused(pattern)

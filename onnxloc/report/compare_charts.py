@@ -48,6 +48,8 @@ def dice_chart(found: "Comparison") -> Chart | None:
     import plotly.graph_objects as go
 
     pairs = [row for row in found.pairs.to_dict("records") if row["sites"]]
+    if not pairs:
+        return None
     among = {row[side] for row in pairs for side in ("a", "b")}
     names = [name for name in found.runs["run"] if name in among]
     if len(names) < 3:

@@ -132,7 +132,6 @@ def test_table(found: "Profile") -> Table:
                 cell(score(row["difference"]), row["difference"]),
                 cell(f"{score(row['low'])} to {score(row['high'])}", row["low"]),
                 _number(row["t"], f"{row['t']:.2f}".replace("-", "−")),
-                _number(row["df"], f"{row['df']:.1f}"),
                 _number(row["p_holm"], probability(row["p_holm"])),
                 _number(row["p_permutation_holm"], probability(row["p_permutation_holm"])),
                 _number(row["d"], f"{row['d']:.2f}".replace("-", "−")),
@@ -140,7 +139,7 @@ def test_table(found: "Profile") -> Table:
                 _number(row["p_controls"], probability(row["p_controls"])),
             )
         )
-    heads = ("Difference", "95 % interval", "Welch's t", "df", "p, Holm", "Permuted p, Holm",
+    heads = ("Difference", "95 % interval", "Welch's t", "p, Holm", "Permuted p, Holm",
              "Cohen's d", "Random: median", "p among random")  # fmt: skip
     return Table(
         "Differences between conditions",
@@ -162,6 +161,7 @@ def block_charts(found: "Profile") -> list[Chart]:
         ("block", "all units of each block"),
     ):
         own = found.conditions[found.conditions["kind"] == kind]
+        own = own[own["mean"].notna()]
         if len(own):
             charts.append(_block_chart(found, own, name))
     return charts
@@ -173,7 +173,8 @@ def _block_chart(found: "Profile", own: "DataFrame", name: str) -> Chart:
     order = found.of()["condition"].tolist()
     words = found.of()["label"].tolist()
     wide = own.pivot_table(index="condition", columns="block", values="mean", sort=False)
-    blocks = sorted(int(block) for block in wide.columns)
+    # Blocks in which the network has no units stay empty.
+    blocks = sorted({s.block for s in found.sources if s.block is not None})
     wide = wide.reindex(index=order, columns=blocks)
     largest = float(wide.abs().max().max())
     figure = go.Figure()
@@ -204,7 +205,7 @@ def _block_chart(found: "Profile", own: "DataFrame", name: str) -> Chart:
             margin={"l": 8, "r": 12, "t": 12, "b": 8},
         )
     )
-    best = own.loc[own["mean"].idxmax()]
+    best = own.iloc[int(own["mean"].argmax())]
     label = (
         f"Heat map of the mean response of {name} to each condition. The largest is "
         f"{score(float(best['mean']))}, of block {int(best['block'])} to {best['label']}."

@@ -51,6 +51,7 @@ def _sizes(measured: Measured) -> str:
     step = (_WIDTH - 100) / len(effects)
     canvas.line([(60, y(last.intact)), (_WIDTH - 20, y(last.intact))], INTACT, 2)
     canvas.line([(60, y(_CHANCE)), (_WIDTH - 20, y(_CHANCE))], INK, 1, "2 4")
+    canvas.text(_WIDTH - 20, y(_CHANCE) - 5, "chance", "end")
     for i, effect in enumerate(effects):
         x = 80 + step * (i + 0.5)
         for place, kind in enumerate(k for k in effect.kinds if k.kind in _KINDS):

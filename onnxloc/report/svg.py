@@ -7,11 +7,12 @@ from markupsafe import escape
 
 __all__ = ["CONTROL", "INK", "INTACT", "NETWORK", "OTHER", "Canvas", "Scale"]
 
-NETWORK = "#b3261e"
-INTACT = "#1b6b3a"
-CONTROL = "#3b6fb6"
-OTHER = "#c58a00"
-INK = "#222222"
+# The light colours of the page.
+NETWORK = "#c94f00"
+INTACT = "#1d232b"
+CONTROL = "#0072b2"
+OTHER = "#8a6fb0"
+INK = "#1d232b"
 _FAINT = "#dddddd"
 _FONT = "font-family='system-ui, sans-serif' font-size='12'"
 
@@ -105,7 +106,7 @@ class Canvas:
             else:
                 self.mark(x, y, colour, shape)
             self.text(x + 10, y + 4, text)
-            x += 26 + 6.4 * len(text)
+            x += 34 + 6.6 * len(text)
 
     def render(self) -> str:
         """The file's text."""

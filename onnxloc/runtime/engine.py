@@ -1,6 +1,8 @@
 """Sessions of onnxruntime, made with one set of options: never on another provider in silence."""
 
+import logging
 import os
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,6 +22,7 @@ from onnxloc.runtime.start import cuda_failure, start
 __all__ = ["make_session", "placement", "run_session"]
 
 Array = NDArray[Any]
+LOGGER = logging.getLogger(__name__)
 QUIET = 4
 DEFAULT_SEVERITY = 2
 DISABLED = "optimization.disable_specified_optimizers"
@@ -42,6 +45,7 @@ def make_session(
         If onnxruntime refuses the model.
     """
     ort = import_onnxruntime()
+    began = time.perf_counter()
     started = start(options)
     settings = ort.SessionOptions()
     settings.log_severity_level = QUIET
@@ -77,6 +81,11 @@ def make_session(
     finally:
         ort.set_default_logger_severity(DEFAULT_SEVERITY)
     _require(ort, session, started.name, options)
+    if optimise:
+        LOGGER.info(
+            "a session of %s on %s, %s, %s threads: made in %.2f s", folder, started.name,
+            options.precision, options.threads or "all", time.perf_counter() - began,
+        )  # fmt: skip
     return session
 
 

@@ -81,8 +81,8 @@ def _selective(measured: Measured) -> Claim:
     found = [
         f"{own.n_significant:,} of {own.n_units:,} units respond more to {own.positive} than to "
         f"{own.control} at a false discovery rate of 5 %.",
-        f"The {own.k:,} units with the largest t lie in {own.n_blocks} of {len(own.blocks)} blocks; "
-        f"{_fullest(own)}.",
+        f"The {own.k:,} units with the largest t lie in {own.n_blocks} of {len(own.blocks)} "
+        f"blocks; {_fullest(own)}.",
         _halves(own),
         f"In an untrained copy {copy.n_significant:,} units do so. Its network shares Dice "
         f"{_number(copy.dice_language)} with the trained one; chance is "
@@ -97,10 +97,11 @@ def _selective(measured: Measured) -> Claim:
         title="Selective units",
         paper="In every model studied, units that respond more to sentences than to strings of "
         "nonwords can be localized, and the top 1 % lie in many layers.",
-        rule="at least as many units as the network has are significant; the Dice of two halves is "
-        "above shuffled labels and chance in 95 % of splits; half of the blocks or more hold "
-        "units of the network.",
-        verdict=_verdict(ok),
+        rule="at least as many units as the network has are significant; the middle 95 % of the "
+        "Dice of two halves lies above that of shuffled labels and above chance; half of the "
+        "blocks or more hold units of the network. If none is significant, or halves do not "
+        "agree: differs.",
+        verdict=_verdict(ok) if own.n_significant and own.holds else "differs",
         found=tuple(found),
     )
 
@@ -138,7 +139,7 @@ def _breaks(measured: Measured) -> Claim:
         )
     if effect.without_massive is not None:
         found.append(
-            "Without those of its units that have very large activations, the network takes "
+            "With its units of very large activation left as they are, zeroing the others takes "
             f"accuracy to {effect.without_massive:.3f}."
         )
     return Claim(
@@ -223,8 +224,8 @@ def _others(measured: Measured) -> Claim:
         there = own.n_significant > 0 and own.holds
         found.append(
             f"{own.name}: {'found' if there else 'not found'}. {own.n_significant:,} of "
-            f"{own.n_units:,} units respond more to {own.positive} than to {own.control} at a false "
-            f"discovery rate of 5 %. {_halves(own)} With the language network it shares Dice "
+            f"{own.n_units:,} units respond more to {own.positive} than to {own.control} at a "
+            f"false discovery rate of 5 %. {_halves(own)} With the language network it shares Dice "
             f"{_number(own.dice_language)} (chance {_number(own.dice_language_chance)})."
         )
     return Claim(
@@ -232,7 +233,8 @@ def _others(measured: Measured) -> Claim:
         paper="The same procedure finds multiple-demand and theory-of-mind units in some models, "
         "but not in all.",
         rule="one model cannot show that. A network counts as found here if a unit is significant, "
-        "and the Dice of two halves is above shuffled labels and chance in 95 % of splits.",
+        "and the middle 95 % of the Dice of two halves lies above that of shuffled labels and "
+        "above chance.",
         verdict="cannot be told",
         found=tuple(found),
     )

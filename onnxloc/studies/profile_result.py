@@ -192,7 +192,8 @@ class Profile:
         return table[table["source"] == source].reset_index(drop=True)
 
     def as_dict(self) -> dict[str, Any]:
-        """Everything but the items, as JSON takes it once numbers are made finite."""
+        """Everything but items and the tests of random networks, as JSON takes it once finite."""
+        tests = self.tests[self.tests["kind"] != "control"]
         return {
             "format": FORMAT,
             "options": asdict(self.options),
@@ -206,7 +207,7 @@ class Profile:
             "halves": self.halves,
             "notes": list(self.notes),
             "conditions": _records(self.conditions),
-            "tests": _records(self.tests),
+            "tests": _records(tests),
         }
 
     def write(self, folder: Path, name: str) -> None:

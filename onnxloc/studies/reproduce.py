@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from onnxloc.choose import Selection
 from onnxloc.errors import OptionError
 from onnxloc.graph.weights import UntrainOptions, untrain
 from onnxloc.network import Network
@@ -47,9 +48,11 @@ class ReproduceOptions:
     Attributes
     ----------
     percents : tuple of float
-        Sizes of the network, in percent of all units.
+        Sizes of the network, in percent of all units; the last is that of every other study.
     controls : int
         Networks of each kind of control, for each size.
+    profile_controls : int
+        Random networks beside the profile.
     limit : int
         Minimal pairs of each phenomenon that are scored, at most; 0 for all.
     sentences : int
@@ -62,6 +65,7 @@ class ReproduceOptions:
 
     percents: tuple[float, ...] = (0.125, 0.25, 0.5, 1.0)
     controls: int = 10
+    profile_controls: int = 100
     limit: int = 10
     sentences: int = 20
     splits: int = 100
@@ -72,13 +76,15 @@ class ReproduceOptions:
             raise OptionError("sizes are given once each, the smallest first")
         if not all(0 < percent <= 100 for percent in self.percents):
             raise OptionError("every percentage of units lies in (0, 100]")
-        if self.controls < 1 or self.splits < 1:
+        if min(self.controls, self.profile_controls, self.splits) < 1:
             raise OptionError("controls and splits must be 1 or more")
         if min(self.limit, self.sentences, self.seed) < 0:
             raise OptionError("limit, sentences and seed must be 0 or more")
 
 
-QUICK = ReproduceOptions(percents=(0.25, 1.0), controls=2, limit=1, sentences=5, splits=20)
+QUICK = ReproduceOptions(
+    percents=(0.25, 1.0), controls=2, profile_controls=20, limit=1, sentences=5, splits=20
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,23 +163,22 @@ def reproduce(
     runtime = runtime or RuntimeOptions()
     stimuli = language or load_stimuli("language")
     tasks = _tasks(stimuli, options)
+    how = LocalizeOptions(selection=Selection(value=options.percents[-1]), agreement=False)
     clock = _Clock()
     show: dict[str, Any] = {"show_progress": show_progress}
     settings: dict[str, Any] = {"command": command, **show}
     with TemporaryDirectory(prefix="onnxloc-") as name:
         work = Path(name)
         with clock.time("localize"):
-            run = _localized(work / "language", model, stimuli, runtime, settings)
+            run = _localized(work / "language", model, stimuli, how, runtime, settings)
         network = Network.load(run.folder)
         with clock.time("untrained copy"):
-            untrain(
-                model.bundle, model.graph, work / "copy", UntrainOptions(seed=options.seed)
-            )
+            untrain(model.bundle, model.graph, work / "copy", UntrainOptions(seed=options.seed))
             copy = Model.open(work / "copy")
-            untrained = _localized(work / "untrained", copy, stimuli, runtime, settings)
+            untrained = _localized(work / "untrained", copy, stimuli, how, runtime, settings)
         with clock.time("other localizers"):
             others = [
-                _localized(work / other, model, load_stimuli(other), runtime, settings)
+                _localized(work / other, model, load_stimuli(other), how, runtime, settings)
                 for other in OTHERS
             ]
         with clock.time("reliability"):
@@ -185,7 +190,11 @@ def reproduce(
             )
         with clock.time("profile"):
             response = profile(
-                model, run, options=ProfileOptions(seed=options.seed), runtime=runtime, **settings
+                model,
+                run,
+                options=ProfileOptions(controls=options.profile_controls, seed=options.seed),
+                runtime=runtime,
+                **settings,
             )
         with clock.time("ablate"):
             battery = gather_battery(
@@ -216,9 +225,7 @@ def reproduce(
         responses=_responses(response),
         differences=_differences(response),
     )
-    return Reproduction(
-        measured, ablation, response, options, clock.seconds, runtime.threads
-    )
+    return Reproduction(measured, ablation, response, options, clock.seconds, runtime.threads)
 
 
 def _tasks(stimuli: StimulusSet, options: ReproduceOptions) -> list[Task]:
@@ -234,10 +241,11 @@ def _localized(
     folder: Path,
     model: Model,
     stimuli: StimulusSet,
+    options: LocalizeOptions,
     runtime: RuntimeOptions,
     settings: Mapping[str, Any],
 ) -> Run:
-    localize_into(folder, model, stimuli, LocalizeOptions(agreement=False), runtime, **settings)
+    localize_into(folder, model, stimuli, options, runtime, **settings)
     return Run.open(folder)
 
 

@@ -84,6 +84,9 @@ class Vector:
             If there is none, or it does not hold finite numbers along one axis.
         """
         path = Path(path)
+        # A pipe or a device would block or never end.
+        if path.exists() and not path.is_file():
+            raise OptionError(f"cannot read {path} as a .npy file: it is not a file")
         try:
             # Mapped, so that a header that promises more than the file holds is found out.
             array = np.load(path, mmap_mode="r", allow_pickle=False)

@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http import HTTPStatus
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
@@ -11,7 +11,7 @@ from onnxloc.errors import OnnxlocError
 from onnxloc.report.runs_page import Listed, render_message, render_runs, side_table
 from onnxloc.view.collection import Collection, Entry, is_own_file
 
-__all__ = ["Page", "Pages"]
+__all__ = ["OWN_POLICY", "Page", "Pages"]
 
 MAX_COMPARED = 8
 MAX_PAGE_BYTES = 64 << 20
@@ -153,20 +153,22 @@ def _comparison(chosen: Sequence[Entry]) -> str:
     """Runs side by side: all numbers in a table, and what `onnxloc compare` finds of the units."""
     from onnxloc.report.compare_page import render_comparison
     from onnxloc.studies.compare import compare
+    from onnxloc.studies.compared_run import ComparedRun
     from onnxloc.studies.comparison import CompareOptions, Comparison
 
-    options = CompareOptions(representations=False)
-    located = [entry for entry in chosen if entry.summary and entry.summary.localize]
     side = side_table({entry.name: entry.summary for entry in chosen if entry.summary})
-    notes: tuple[str, ...] = ()
-    found = None
-    if len(located) > 1:
+    folders, notes = [], []
+    for entry in chosen:
         try:
-            found = compare([entry.folder for entry in located], options)
+            ComparedRun.open(entry.folder, entry.name)
+            folders.append(entry.folder)
         except OnnxlocError as error:
-            notes = (f"the units are not compared: {error}",)
-    if found is None:
-        found = Comparison.of_rows(options, {}, None, notes)
+            notes.append(f"the units of {entry.name} are not compared: {error}")
+    options = CompareOptions(representations=False)
+    found = Comparison.of_rows(options, {}, None, ())
+    if len(folders) > 1:
+        found = compare(folders, options)
+    found = replace(found, notes=(*found.notes, *notes))
     return render_comparison(found, " and ".join(e.name for e in chosen), home="/", side=side)
 
 

@@ -1,6 +1,8 @@
 """A server for this machine only, that can do nothing but show runs."""
 
+import sys
 import threading
+import traceback
 from collections.abc import Callable, Sequence
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -95,8 +97,6 @@ class ViewServer(ThreadingHTTPServer):
 
     def handle_error(self, request: socket | Any, client_address: Any) -> None:
         """Pass over a browser that went away before it had its answer."""
-        import sys
-
         if not isinstance(sys.exception(), ConnectionError | TimeoutError):
             super().handle_error(request, client_address)
 
@@ -126,7 +126,17 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(_refusal(HTTPStatus.REQUEST_URI_TOO_LONG, "The address is too long."),
                        body=body)  # fmt: skip
         else:
-            self._send(self.server.pages.answer(self.path), body=body)
+            self._send(self._page(), body=body)
+
+    def _page(self) -> Page:
+        try:
+            return self.server.pages.answer(self.path)
+        except Exception as error:
+            # A fault of onnxloc's own, or a file that changed while it was read. A browser that
+            # gets no answer asks again and again.
+            traceback.print_exception(error)
+            text = "This page could not be made; the terminal says why."
+            return _refusal(HTTPStatus.INTERNAL_SERVER_ERROR, text)
 
     def _send(self, page: Page, *, body: bool) -> None:
         content = page.html.encode("utf-8", errors="replace")

@@ -217,6 +217,9 @@ def _runs(work):
         ("odd-step", "manifest.json", json.dumps({**record, "steps": [{"step": 1}]})),
     ):
         (copy(name) / file).write_text(text)
+    piped = copy("piped") / "summary.json"
+    piped.unlink()
+    os.mkfifo(piped)
     units = (work / "run" / "units.parquet").read_bytes()
     (copy("bad-units") / "units.parquet").write_bytes(units[:-100])
     (copy("other-units") / "units.parquet").write_bytes((work / "fits.parquet").read_bytes())

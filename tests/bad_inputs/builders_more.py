@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import pickle
 import zipfile
 
@@ -64,6 +65,7 @@ def arrays(work):
     np.save(work / "short.npy", np.ones(5))
     np.save(work / "square.npy", np.ones((2, 2)))
     np.save(work / "pickled.npy", harm, allow_pickle=True)
+    os.mkfifo(work / "pipe.npy")
     (work / "pickle.npy").write_bytes(pickle.dumps(Harm()))
 
 
@@ -121,6 +123,8 @@ def recipes(work):
         "nested": f"source = {DEEP}\n",
     }.items():
         (work / f"{name}.toml").write_text(text)
+    (work / "large.toml").write_text("# " + "x" * (1 << 20))
+    os.mkfifo(work / "pipe.toml")
 
 
 def weights(work):

@@ -9,7 +9,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from onnxloc.cli import export_other
+from onnxloc.cli import export_options, export_other
 from onnxloc.errors import OptionError
 
 pytestmark = pytest.mark.unit
@@ -55,7 +55,9 @@ def made(monkeypatch):
         monkeypatch.setattr(export_other.Registry, "load", lambda *_: exporter)
         return export_other.other_command("it")
 
-    monkeypatch.setattr(export_other, "wrote", lambda folder: click.echo(f"wrote {folder}"))
+    monkeypatch.setattr(
+        export_options, "wrote", lambda folder, *, as_json: click.echo(f"wrote {folder}")
+    )
     seen.clear()
     return make
 

@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from onnxloc import folder as folder_module
+from onnxloc.claim import hidden_name, partial_folder
 from onnxloc.errors import RunError
 from onnxloc.folder import check_free, new_folder, sha256_file
 
@@ -29,7 +30,7 @@ def test_a_folder_appears_whole_and_with_its_parents(tmp_path):
     target = tmp_path / "a" / "b" / "run"
     with new_folder(target) as staging:
         assert not target.exists()
-        assert staging.parent == target.parent
+        assert staging.parent == partial_folder(target)
         (staging / "data").write_text("x")
     assert tree(tmp_path) == ["a", "a/b", "a/b/run", "a/b/run/data"]
     assert target.stat().st_mode & 0o777 == 0o755
@@ -101,7 +102,7 @@ def test_a_folder_held_by_a_killed_process_is_put_back(tmp_path, monkeypatch, na
     target = tmp_path / name
     make(target, "old")
     # What a kill between the two renames leaves.
-    hold = tmp_path / f"{folder_module.hidden_name(target, 'old')}-abc_1234"
+    hold = tmp_path / f"{hidden_name(target, 'old')}-abc_1234"
     hold.mkdir()
     target.rename(hold / "old")
     check_free(tmp_path / "other")
@@ -131,11 +132,48 @@ def test_what_appears_meanwhile_is_not_replaced(tmp_path):
 
     def race():
         with new_folder(target):
-            make(target, "other")
+            target.mkdir()
+            (target / "data").write_text("other")
 
     with pytest.raises(RunError, match="exists"):
         race()
     assert (target / "data").read_text() == "other"
+    assert tree(tmp_path) == ["run", "run/data"]
+
+
+def test_one_process_at_a_time_makes_a_folder(tmp_path):
+    target = tmp_path / "run"
+    with new_folder(target) as staging:
+        with pytest.raises(RunError, match="another process is writing .*run; wait for it"):
+            make(target, "second")
+        (staging / "data").write_text("first")
+    assert (target / "data").read_text() == "first"
+    assert tree(tmp_path) == ["run", "run/data"]
+
+
+def test_what_a_killed_process_left_goes_and_what_is_not_ours_stays(tmp_path):
+    target = tmp_path / "run"
+    hidden = partial_folder(target)
+    left = hidden / "new-abc_12"
+    left.mkdir(parents=True)
+    (left / "manifest.json").write_text(RECORD)
+    (hidden / "000.half").write_text("half a state")
+    (hidden / "lock").touch()
+    make(target)
+    assert tree(tmp_path) == ["run", "run/data", "run/manifest.json"]
+    (tmp_path / "mine").write_text("mine")
+    for strange in ("notes.txt", "new-link"):
+        hidden.mkdir()
+        (hidden / strange).symlink_to(tmp_path / "mine")
+        with pytest.raises(RunError, match=f"in the way: '{strange}' is nothing"):
+            make(target, force=True)
+        (hidden / strange).unlink()
+        (hidden / "lock").unlink()
+        hidden.rmdir()
+    hidden.write_text("a file")
+    with pytest.raises(RunError, match="in the way"):
+        make(target, force=True)
+    assert (tmp_path / "mine").read_text() == "mine"
 
 
 @pytest.mark.parametrize(

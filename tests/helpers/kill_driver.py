@@ -1,0 +1,102 @@
+"""Runs commands in forked children, and kills them where it is told to.
+
+Reads a JSON object a line from standard input: `words` of the command line; `after`, seconds until
+the child is killed, or `event`, before which step on files under the working folder it kills
+itself. Answers with one: `status` (-9 if killed), `seconds`, `events` (0 if killed) and `said`.
+"""
+
+import json
+import os
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+STEPS = {"open", "os.link", "os.mkdir", "os.remove", "os.rename", "os.rmdir", "shutil.rmtree"}
+
+
+def prepare() -> None:
+    """Import what takes long, so that children need not; nothing here starts a thread."""
+    import onnx_graphsurgeon  # noqa: F401
+    import onnxruntime  # noqa: F401
+    import pandas  # noqa: F401
+    import pyarrow.parquet  # noqa: F401
+    import scipy.stats  # noqa: F401
+    import tokenizers  # noqa: F401
+    import zarr  # noqa: F401
+
+    import onnxloc.cli.ablate_
+    import onnxloc.cli.localize_
+    import onnxloc.studies.ablate
+    import onnxloc.studies.battery
+    from onnxloc import checkpoint
+
+    # Every batch is saved.
+    checkpoint.EVERY_SECONDS = 0.0
+    checkpoint.MAX_SHARE = 1e9
+
+
+def count_steps(kill_at: int | None) -> list[int]:
+    """Count steps on files under the working folder, and die before that one."""
+    counted = [0]
+    here = str(Path.cwd())
+
+    def hook(event: str, args: tuple[object, ...]) -> None:
+        if event not in STEPS or not args or not isinstance(args[0], str | bytes | os.PathLike):
+            return
+        path = os.fsdecode(args[0])
+        if path.startswith(here) or not path.startswith("/"):
+            counted[0] += 1
+            if counted[0] == kill_at:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(hook)
+    return counted
+
+
+def child(words: list[str], kill_at: int | None, said: int, events: int) -> None:
+    from onnxloc.cli import main
+
+    os.dup2(said, 1)
+    os.dup2(said, 2)
+    counted = count_steps(kill_at)
+    status = main(words)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.write(events, str(counted[0]).encode())
+    os._exit(status)
+
+
+def run(order: dict) -> dict:
+    reads, writes = os.pipe()
+    with tempfile.TemporaryFile() as said:
+        started = time.perf_counter()
+        pid = os.fork()
+        if pid == 0:
+            try:
+                child(order["words"], order.get("event"), said.fileno(), writes)
+            finally:
+                os._exit(99)
+        os.close(writes)
+        if "after" in order:
+            time.sleep(order["after"])
+            os.kill(pid, signal.SIGKILL)
+        _, status = os.waitpid(pid, 0)
+        seconds = time.perf_counter() - started
+        events = os.read(reads, 100)
+        os.close(reads)
+        said.seek(0)
+        text = said.read().decode(errors="replace")
+    return {
+        "status": os.waitstatus_to_exitcode(status),
+        "seconds": seconds,
+        "events": int(events or 0),
+        "said": text,
+    }
+
+
+if __name__ == "__main__":
+    prepare()
+    for line in sys.stdin:
+        print(json.dumps(run(json.loads(line))), flush=True)

@@ -1,0 +1,143 @@
+"""Runs that are killed at any moment: nothing finished is lost, and what was done goes on."""
+
+import json
+import random
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from helpers.tiny_bundle import snapshot, write_work
+
+from onnxloc.claim import partial_folder
+from onnxloc.errors import RunError
+from onnxloc.store import Run
+
+pytestmark = pytest.mark.integration
+
+DRIVER = Path(__file__).parents[1] / "helpers" / "kill_driver.py"
+KILLS = 50
+LOCALIZE = ["localize", "tiny", "--localizer", "stimuli.csv", "--top", "5", "--batch-size", "2"]
+ABLATE = [
+    *["ablate", "tiny", "--network", "found", "--task", "pairs.jsonl", "--task", "text:lines.txt"],
+    *["--controls", "3", "--batch-size", "4"],
+]
+COMMANDS = {
+    "localize": [*LOCALIZE, "--threads", "1"],
+    "ablate": [*ABLATE, "--threads", "1"],
+    "kept": [*LOCALIZE, "--threads", "1", "--keep-activations"],
+}
+RESUMED = {"localize": True, "ablate": True, "kept": False}
+
+
+class Driver:
+    """Runs command lines in the folder `work`; see `kill_driver`."""
+
+    def __init__(self, work):
+        self.process = subprocess.Popen(
+            [sys.executable, DRIVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            cwd=work,
+        )  # fmt: skip
+
+    def __call__(self, *words, **kill):
+        self.process.stdin.write(json.dumps({"words": words, **kill}) + "\n")
+        self.process.stdin.flush()
+        return json.loads(self.process.stdout.readline())
+
+    def must(self, *words):
+        done = self(*words)
+        assert done["status"] == 0, done["said"]
+        return done
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    return write_work(tmp_path_factory.mktemp("work"))
+
+
+@pytest.fixture(scope="module")
+def driver(work):
+    driver = Driver(work)
+    yield driver
+    driver.process.stdin.close()
+    driver.process.wait(timeout=30)
+
+
+def result(folder):
+    """All that a run holds but its record, which has times; its tables are equal bit by bit."""
+    Run.open(folder)
+    files = snapshot(folder)
+    del files["manifest.json"]
+    return files
+
+
+@pytest.fixture(scope="module")
+def whole(work, driver):
+    """For each command what an undisturbed run gives, how long it takes and its steps on files."""
+    driver.must(*LOCALIZE, "-o", "found")
+    driver.must(*LOCALIZE, "--signed", "-o", "old")
+    found = {}
+    for name, words in COMMANDS.items():
+        done = driver.must(*words, "-o", f"whole-{name}")
+        found[name] = (result(work / f"whole-{name}"), done["seconds"], done["events"])
+    return found
+
+
+def moments(seed):
+    """Where to kill: half of them at a time, half before a step on files, spread over the run."""
+    rng = random.Random(seed)
+    commands = ["localize", "ablate", "localize", "ablate", "kept"]
+    for number in range(KILLS):
+        place = (number // 2 + rng.random()) / (KILLS / 2)
+        yield number, commands[number % 5], "event" if number % 2 else "after", place
+
+
+def kill(driver, words, how, place, seconds, events, prepare):
+    """Run a command and kill it; one that ends before it is killed is killed earlier."""
+    for earlier in (1.0, 0.8, 0.6, 0.4, 0.2):
+        prepare()
+        point = place * earlier
+        at = {"event": 1 + int(point * events)} if how == "event" else {"after": point * seconds}
+        if driver(*words, **at)["status"] == -signal.SIGKILL:
+            return at
+    raise AssertionError(f"{words} cannot be killed")
+
+
+def test_killed_runs_go_on_to_the_same_result(work, driver, whole, figure):
+    killed, resumed = 0, 0
+    old = result(work / "old")
+    for number, name, how, place in moments(seed=0):
+        expected, seconds, events = whole[name]
+        out = work / f"out-{number}"
+        replaces = number % 3 == 0
+        words = [*COMMANDS[name], "-o", out.name, *(["--force"] if replaces else [])]
+        before = set(snapshot(work))
+
+        def prepare(out=out, replaces=replaces):
+            shutil.rmtree(out, ignore_errors=True)
+            if replaces:
+                shutil.copytree(work / "old", out)
+
+        where = (number, name, kill(driver, words, how, place, seconds, events, prepare))
+        killed += 1
+        with pytest.raises(RunError):
+            Run.open(partial_folder(out))
+        if replaces:
+            assert result(out) in (old, expected), where
+        finished = not replaces and out.exists()
+        if finished:
+            # Only the removal of the unfinished state was missed.
+            assert result(out) == expected, where
+        again = ["--force"] if finished else ["--resume"] if RESUMED[name] else []
+        done = driver.must(*words, *again)
+        resumed += "were done before" in done["said"]
+        assert result(out) == expected, where
+        # Nothing is left of the killed process.
+        beside = {path.split("/")[0] for path in set(snapshot(work)) - before}
+        assert beside <= {out.name}, where
+    assert killed == KILLS
+    figure("kills survived", killed)
+    figure("of these, resumed from a saved state", resumed)
+    assert resumed >= KILLS // 5
