@@ -55,6 +55,9 @@ class GGUFFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        # A pipe would block.
+        if path.exists() and not path.is_file():
+            raise ExportError(f"{path} is not a file")
         try:
             with path.open("rb") as file:
                 magic = file.read(len(MAGIC))

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from onnxloc.stimuli import StimulusSet, load_stimuli
     from onnxloc.stimuli.arrays import ArraySet, load_arrays
     from onnxloc.store import Run
-    from onnxloc.studies.ablate import AblateOptions, Ablation, ablate
+    from onnxloc.studies.ablate import AblateOptions, Ablation, ablate, ablate_into
     from onnxloc.studies.battery import gather_battery
     from onnxloc.studies.compare import CompareOptions, Comparison, compare
     from onnxloc.studies.contrast import ContrastOptions, contrast
@@ -33,9 +33,12 @@ if TYPE_CHECKING:
     from onnxloc.studies.edit_texts import Noise, Patch
     from onnxloc.studies.interventions import EditedRun, run_with_edits
     from onnxloc.studies.localize import Localization, LocalizeOptions, localize, localize_into
+    from onnxloc.studies.profile import Profile, ProfileOptions, profile
     from onnxloc.studies.reliability import Reliability, ReliabilityOptions, reliability
+    from onnxloc.studies.robustness import Robustness, RobustnessOptions, robustness
     from onnxloc.studies.row_edits import Intervention
     from onnxloc.studies.vectors import Vector
+    from onnxloc.studies.where import Where, WhereOptions, where
     from onnxloc.tasks import Item, Task, TaskInputs, load_task
 
 __all__ = [
@@ -66,8 +69,12 @@ __all__ = [
     "OnnxlocError",
     "Patch",
     "Plan",
+    "Profile",
+    "ProfileOptions",
     "Reliability",
     "ReliabilityOptions",
+    "Robustness",
+    "RobustnessOptions",
     "Run",
     "RuntimeOptions",
     "Scale",
@@ -81,8 +88,11 @@ __all__ = [
     "Tokens",
     "TopLogits",
     "Vector",
+    "Where",
+    "WhereOptions",
     "Zero",
     "ablate",
+    "ablate_into",
     "compare",
     "contrast",
     "correlate_run",
@@ -93,8 +103,11 @@ __all__ = [
     "load_task",
     "localize",
     "localize_into",
+    "profile",
     "reliability",
+    "robustness",
     "run_with_edits",
+    "where",
     "write_report",
 ]
 
@@ -110,7 +123,7 @@ _HOMES = {
     "onnxloc.runtime.cut": ("Cut",),
     "onnxloc.runtime.batches": ("Batch",),
     "onnxloc.studies.battery": ("gather_battery",),
-    "onnxloc.studies.ablate": ("AblateOptions", "Ablation", "ablate"),
+    "onnxloc.studies.ablate": ("AblateOptions", "Ablation", "ablate", "ablate_into"),
     "onnxloc.activations": ("Activations",),
     "onnxloc.bundle": ("Bundle", "BundleInfo"),
     "onnxloc.choose": ("Selection",),
@@ -119,12 +132,15 @@ _HOMES = {
     "onnxloc.studies.compare": ("CompareOptions", "Comparison", "compare"),
     "onnxloc.studies.contrast": ("ContrastOptions", "contrast"),
     "onnxloc.studies.correlation": ("CorrelateOptions", "correlate_run"),
+    "onnxloc.studies.profile": ("Profile", "ProfileOptions", "profile"),
     "onnxloc.studies.reliability": ("Reliability", "ReliabilityOptions", "reliability"),
     "onnxloc.studies.edit_kinds": ("Force", "Mean", "Scale", "Steer", "Zero"),
     "onnxloc.studies.edit_texts": ("Noise", "Patch"),
     "onnxloc.studies.interventions": ("EditedRun", "run_with_edits"),
+    "onnxloc.studies.robustness": ("Robustness", "RobustnessOptions", "robustness"),
     "onnxloc.studies.row_edits": ("Intervention",),
     "onnxloc.studies.vectors": ("Vector",),
+    "onnxloc.studies.where": ("Where", "WhereOptions", "where"),
     "onnxloc.studies.localize": (
         "Localization",
         "LocalizeOptions",

@@ -189,12 +189,9 @@ class Checkpoint:
         RunError
             If a run stands there and may not be replaced, or it cannot be written.
         """
-        with (
-            self.signals.held(),
-            new_folder(self.path, force=self._force, within=self.folder) as staging,
-        ):
+        # A signal that comes meanwhile finds the run finished.
+        with self.signals.held(), self.keeping() as staging:
             yield staging
-        self._finished = True
 
     @contextmanager
     def keeping(self) -> Iterator[Path]:

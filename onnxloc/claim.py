@@ -16,7 +16,10 @@ LOCK_FILE = "lock"
 STAGING_PREFIX = "new-"
 # A state that is kept of what was not finished, and one that was being written.
 STATE = re.compile(r"\d{3}\.npz")
-OURS = re.compile(rf"{LOCK_FILE}|{STAGING_PREFIX}\w+|\d{{3}}\.(npz|half)")
+# A staging folder may be made within a hidden folder of its own.
+OURS = re.compile(
+    rf"{LOCK_FILE}|{STAGING_PREFIX}\w+|\.{STAGING_PREFIX}\w+\.partial|\d{{3}}\.(npz|half)"
+)
 # File names have at most 255 bytes.
 MAX_NAME = 200
 

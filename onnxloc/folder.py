@@ -67,7 +67,8 @@ def _is_ours(folder: Path) -> bool:
     # Web applications have a manifest.json too.
     file = folder / "manifest.json"
     try:
-        record = json.loads(file.read_bytes()) if file.stat().st_size <= MAX_RECORD else None
+        small = file.is_file() and file.stat().st_size <= MAX_RECORD
+        record = json.loads(file.read_bytes()) if small else None
     except (OSError, ValueError, RecursionError):
         return False
     return isinstance(record, dict) and {"format", "onnxloc"} <= set(record)

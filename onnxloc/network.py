@@ -9,12 +9,16 @@ from dataclasses import dataclass
 from hashlib import sha256
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from onnxloc.errors import NetworkError
+from onnxloc.notebook import facts_html, table_html
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
 
 __all__ = ["Network", "network_from_flat", "site_starts"]
 
@@ -119,6 +123,23 @@ class Network:
             if site in other.units
         )
         return 2 * shared / total if total else 1.0
+
+    def _repr_html_(self) -> str:
+        facts = {
+            "Units": f"{self.size:,} of {self.n_units:,} ({100 * self.share:.3g} %)",
+            "Sites": f"{len(self.units):,} of {len(self.sites):,}",
+            "Model": self.model_hash[:12],
+            **self.how,
+        }
+        by_site = sorted(self.units.items(), key=lambda item: -len(item[1]))
+        rows = [(site, len(units), self.sites[site]) for site, units in by_site]
+        return facts_html("Network", facts) + table_html(("site", "in the network", "units"), rows)
+
+    def plot(self) -> "Figure":
+        """Draw the share of each site's units that the network took, as a plotly figure."""
+        from onnxloc.figures import share_figure
+
+        return share_figure(self.sites, {site: len(units) for site, units in self.units.items()})
 
     def mask(self, site: str) -> NDArray[np.bool_]:
         """Which units of a site are chosen, shape [units].

@@ -10,16 +10,17 @@ import shutil
 import tomllib
 import typing
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from onnxloc.bundle import INFO_FILE, Bundle
+from onnxloc.claim import claimed, partial_folder
 from onnxloc.download import Digest, Progress, Source, get_file, get_files, show_progress
-from onnxloc.errors import FetchError, ModelError, RuntimeMissingError
-from onnxloc.folder import check_free
+from onnxloc.errors import FetchError, ModelError, RunError, RuntimeMissingError
+from onnxloc.folder import check_free, new_folder
 from onnxloc.registry import Registry, did_you_mean, one_line
 
 __all__ = ["Recipe", "fetch", "home", "load_recipe", "recipes"]
@@ -275,6 +276,10 @@ def fetch(
     version = str(exporter_class.version)
     with show_progress(progress) as report:
         if not force and _stands(folder, recipe, version):
+            if partial_folder(folder).exists():
+                # A process was killed when it had made it, or another makes it again.
+                with suppress(RunError), claimed(folder):
+                    pass
             return folder
         # A stale bundle in the cache is nobody's but ours.
         force = force or (own and (folder / INFO_FILE).is_file())
@@ -285,10 +290,13 @@ def fetch(
             if not asked and _stands(folder, recipe, version):
                 return folder
             source = _source(recipe, report)
-            with _prepared(recipe, source, report) as path:
+            with (
+                _prepared(recipe, source, report) as path,
+                new_folder(folder, force=force) as staging,
+            ):
                 report(f"converting {path.name}", 0, 0)
-                exporter.export(path, folder, force=force, name=recipe.name)
-            _sign(folder, recipe)
+                exporter.export(path, staging, name=recipe.name)
+                _sign(staging, recipe)
     return folder
 
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from onnxloc.bundle import fits_type
 from onnxloc.errors import RunError
+from onnxloc.notebook import effects_html, facts_html, shown
 from onnxloc.registry import one_line
 
 if TYPE_CHECKING:
@@ -204,6 +205,21 @@ class Run:
     def _localized(self) -> Step | None:
         return next((step for step in self.manifest.steps if step.step == "localize"), None)
 
+    def _repr_html_(self) -> str:
+        parts = {name: self.summary.get(name) for name in ("model", "localize", "ablate")}
+        model, found, ablated = (v if isinstance(v, dict) else {} for v in parts.values())
+        facts = {
+            "Folder": str(self.folder),
+            "Model": model.get("name"),
+            "Steps": [step.step for step in self.manifest.steps],
+            "Created": self.manifest.created,
+        }
+        if found:
+            facts["Localizer"] = found.get("localizer")
+            facts["Network"] = f"{shown(found.get('n_selected'))} of {shown(found.get('n_units'))}"
+        title = f"Run {self.manifest.name}"
+        return facts_html(title, facts) + effects_html(ablated.get("effects"))
+
     def table(self, name: str) -> "DataFrame":
         """One of the run's tables, by file name.
 
@@ -260,6 +276,9 @@ def read_json(path: Path) -> dict[str, Any]:
     RunError
         If the file is missing, too large, or not a JSON object.
     """
+    # A pipe would block.
+    if path.exists() and not path.is_file():
+        raise RunError(f"{path} is not a file")
     try:
         if path.stat().st_size > MAX_JSON_BYTES:
             raise RunError(f"{path} is larger than any file that onnxloc writes")

@@ -74,8 +74,8 @@ def command(
     Examples:
       onnxloc bake smollm2-135m --network runs/language -o bundles/ablated
       onnxloc bake smollm2-135m --network runs/language --with scale=0.5 -o bundles/half
-      onnxloc bake smollm2-135m --network runs/language --with mean --task text:lines.txt -o bundles/mean
-    """  # noqa: D301, E501
+      onnxloc bake smollm2-135m --network runs/language --with mean --task text:lines.txt -o baked
+    """  # noqa: D301
     from onnxloc.folder import check_free
     from onnxloc.network import Network
     from onnxloc.runtime.providers import RuntimeOptions

@@ -46,4 +46,5 @@ def command(ctx: click.Context, shell: str) -> None:
     lines = (made.source_template % made.source_vars()).strip().splitlines()
     # Where zsh loads the file, "#compdef" has to be its first line.
     head = [lines.pop(0)] if lines[0].startswith("#compdef") else []
-    click.echo("\n".join([*head, WHERE[shell], *lines]))
+    body = "\n".join(lines).strip()
+    click.echo("\n".join([*head, WHERE[shell], body]))

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from onnxloc.cli import completers
 from onnxloc.cli.common import (
     force_option,
     json_option,
@@ -31,11 +32,13 @@ SECOND = {"language": "language-2", "language-2": "language"}
 @click.option(
     "--localizer",
     default="language",
+    shell_complete=completers.localizers,
     show_default=True,
     help="A localizer's name, or a file or folder of texts.",
 )
 @click.option(
     "--second",
+    shell_complete=completers.localizers,
     help="Another localizer of the same network. Default: language-2 for language, and the other "
     "way round; else none.",
 )
@@ -43,11 +46,13 @@ SECOND = {"language": "language-2", "language-2": "language"}
     "--copy",
     "copy",
     metavar="MODEL",
+    shell_complete=completers.models,
     help="A copy of MODEL in another precision, or through another exporter.",
 )
 @click.option(
     "--sites",
     multiple=True,
+    shell_complete=completers.sites,
     default=("block.*.out",),
     show_default=True,
     help="Pattern of the sites to read; may be given again.",

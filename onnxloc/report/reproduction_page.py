@@ -123,9 +123,7 @@ def _opening(found: Reproduction, command: str, where: str) -> str:
     step = found.ablation.step
     pairs = found.measured.pairs[-1]
     sentences = max((e.n_items for e in found.measured.effects if e.task == "text"), default=0)
-    threads = (
-        f"{found.threads} thread{'s' * (found.threads != 1)}" if found.threads else "all cores"
-    )
+    threads = count(found.threads, "thread") if found.threads else "all cores"
     spent = "; ".join(f"{what} {seconds / 60:.1f}" for what, seconds in found.seconds.items())
     return (
         "Written by one command; no word of it is by hand:\n\n"

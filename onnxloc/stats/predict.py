@@ -69,8 +69,8 @@ def held_out_r2(x: Floats, y: Floats, condition: NDArray[Any], fold: Indices) ->
 
     In each fold the mean of every condition, in the other folds, is taken away from both sides, so
     that a difference between conditions predicts nothing. What predicts is cut off at three
-    standard deviations: a few units have rare values far beyond. The penalty has the least leave-one-out
-    error in the other folds.
+    standard deviations: a few units have rare values far beyond. The penalty has the least
+    leave-one-out error in the other folds.
 
     Parameters
     ----------

@@ -133,11 +133,15 @@ def ablate_into(
     options: AblateOptions | None = None,
     runtime: RuntimeOptions | None = None,
     *,
+    t: NDArray[np.float64] | None = None,
+    battery: Battery | None = None,
     localized: Run | None = None,
     force: bool = False,
     resume: bool = False,
     report: Callable[[str], None] | None = None,
-    **settings: Any,
+    command: str = "",
+    force_model: bool = False,
+    show_progress: bool = False,
 ) -> Ablation:
     """Ablate, and write a run folder.
 
@@ -167,7 +171,19 @@ def ablate_into(
     """
     path = Path(path)
     with Checkpoint(path, resume=resume, force=force, report=report) as checkpoint:
-        done = ablate(model, network, tasks, options, runtime, **settings, checkpoint=checkpoint)
+        done = ablate(
+            model,
+            network,
+            tasks,
+            options,
+            runtime,
+            t=t,
+            battery=battery,
+            command=command,
+            force_model=force_model,
+            show_progress=show_progress,
+            checkpoint=checkpoint,
+        )
         with checkpoint.writing() as staging:
             done.write_run(staging, path.name, localized)
     return done

@@ -5,8 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from onnxloc.errors import OptionError
 from onnxloc.folder import new_folder
 from onnxloc.network import Network
+from onnxloc.notebook import effects_html, facts_html
+from onnxloc.registry import did_you_mean
 from onnxloc.store import (
     EFFECTS_FILE,
     NETWORK_FILE,
@@ -21,6 +24,7 @@ from onnxloc.studies.effects import Condition, TaskScores, effects_table
 
 if TYPE_CHECKING:
     from pandas import DataFrame
+    from plotly.graph_objects import Figure
 
 __all__ = ["Ablation"]
 
@@ -45,6 +49,38 @@ class Ablation:
     networks: Mapping[Condition, Network]
     summary: Mapping[str, Any]
     step: Step
+
+    def _repr_html_(self) -> str:
+        ablated = self.summary["ablate"]
+        facts = {
+            "Units": ablated.get("with"),
+            "Tokens": ablated.get("tokens"),
+            "Controls": ablated.get("n_controls"),
+        }
+        return facts_html("Ablation", facts) + effects_html(ablated.get("effects"))
+
+    def plot(self, task: str | None = None) -> "Figure":
+        """Draw the scores of a task, every control as a point, as a plotly figure.
+
+        Parameters
+        ----------
+        task : str, optional
+            Its name; the first task if not given.
+
+        Raises
+        ------
+        OptionError
+            If the run has no task of that name.
+        """
+        from onnxloc.figures import effect_figure
+
+        effects = self.summary["ablate"]["effects"]
+        names = list(dict.fromkeys(effect["task"] for effect in effects))
+        if task is None:
+            task = names[0]
+        if task not in names:
+            raise OptionError(f"there is no task {task!r}{did_you_mean(task, names)}")
+        return effect_figure([effect for effect in effects if effect["task"] == task])
 
     def effects(self) -> "DataFrame":
         """One row an item and condition: the table ``effects.parquet``."""

@@ -11,12 +11,14 @@ from numpy.typing import NDArray
 from onnxloc.folder import new_folder
 from onnxloc.graph.sites import Site
 from onnxloc.network import Network
+from onnxloc.notebook import facts_html, table_html
 from onnxloc.stats.contrast import Contrast
 from onnxloc.store import NETWORK_FILE, UNITS_FILE, Manifest, Step, write_summary, write_table
 from onnxloc.studies.found import site_columns
 
 if TYPE_CHECKING:
     from pandas import DataFrame
+    from plotly.graph_objects import Figure
 
 __all__ = ["Localization"]
 
@@ -58,6 +60,27 @@ class Localization:
     def offsets(self) -> NDArray[np.int64]:
         """Where each site begins among the units, and the end: ``[sites + 1]``."""
         return np.cumsum([0, *(site.units for site in self.sites)])
+
+    def _repr_html_(self) -> str:
+        found = self.summary.get("localize", {})
+        facts = {
+            "Localizer": found.get("localizer"),
+            "Conditions": f"{found.get('positive_label')} − {found.get('control_label')}",
+            "Network": f"{self.network.size:,} of {self.network.n_units:,} units",
+            "Smallest t of the network": found.get("smallest_t"),
+            "Units with q ≤ 0.05": found.get("n_significant"),
+        }
+        head = ("site", "unit", "t", "q", "d")
+        top = self.units().nlargest(8, "t")[list(head)]
+        rows = [tuple(row) for row in top.astype(object).itertuples(index=False)]
+        return facts_html("Localization", facts) + table_html(head, rows)
+
+    def plot(self) -> "Figure":
+        """Draw a histogram of t, the network's units apart, as a plotly figure."""
+        from onnxloc.figures import t_figure
+
+        chosen = np.concatenate([self.network.mask(site.name) for site in self.sites])
+        return t_figure(self.contrast.t, chosen)
 
     def units(self) -> "DataFrame":
         """One row a unit: the table ``units.parquet``."""

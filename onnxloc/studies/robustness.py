@@ -296,8 +296,10 @@ def robustness(
     tried, notes = ways(
         model, stimuli, second=second, copy=copy_name, reference=not runtime.is_reference
     )
-    if len({way.name for way in tried}) < len(tried):
-        raise OptionError("the second localizer has the name of a variant; rename it")
+    names = [way.name for way in tried]
+    names += ["intact", *(_control(i) for i in range(options.controls))]
+    if len(set(names)) < len(names):
+        raise OptionError("the second localizer has the name of another condition; rename it")
     reader = Reader(
         models={
             "model": (model, runtime),
@@ -379,8 +381,12 @@ def _ablated(variants: Sequence[Variant], options: RobustnessOptions) -> dict[Co
     size = 100.0 * default.share
     networks = {Condition(v.way.name, size, "network"): v.network for v in variants}
     for i, control in enumerate(draw_controls(default, options.controls, "site", options.seed)):
-        networks[Condition(f"control-{i:02d}", size, "site")] = control
+        networks[Condition(_control(i), size, "site")] = control
     return networks
+
+
+def _control(i: int) -> str:
+    return f"control-{i:02d}"
 
 
 def _effects(result: TaskScores, seed: int, n_variants: int) -> list[dict[str, Any]]:

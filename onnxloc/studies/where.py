@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 __all__ = ["Where", "WhereOptions", "where"]
 
 Floats = NDArray[np.float64]
+# Activations held at once: 1 GB.
+MAX_VALUES = 1 << 27
 # Fewer have no rank correlation to speak of.
 MIN_BLOCKS = 3
 # What predicts, and what is predicted, where one run holds both.
@@ -35,8 +37,8 @@ TESTED = (
     "expected", "ratio", "p_units", "p_units_holm", "p_sites", "p_sites_holm"
 )  # fmt: skip
 BLOCK_COLUMNS = ("block", "predictor", "target")
-# Below this share of distinct units, copies are worth a warning.
-MANY_COPIES = 0.9
+# Above this share of all units, copies are worth a warning.
+MANY_COPIES = 0.1
 
 
 def where(
@@ -71,9 +73,10 @@ def where(
     opened = _open(run)
     found = places(opened)
     notes: list[str] = []
-    if found.distinct.sum() < MANY_COPIES * found.units.sum():
+    copies = 1 - found.distinct.sum() / found.units.sum()
+    if copies > MANY_COPIES:
         notes.append(
-            f"{100 * (1 - found.distinct.sum() / found.units.sum()):.0f} % of the units are copies of others "
+            f"{100 * copies:.0f} % of the units are copies of others "
             "(views, reshapes, repeated heads): shares are of distinct units"
         )
     if found.guessed:
@@ -269,13 +272,13 @@ def _over_stimuli(
     activations = first.activations()
     condition = activations.is_positive
     fold = fold_of(condition, options.folds, options.seed)
-    y = _values(second, second.activations(), target).mean(axis=1)
+    y = _response(second, second.activations(), target)
     controls = draw_controls(predictor, options.controls, "site", options.seed)
     found = []
     with Progress("predicting", 1 + len(controls), show=show_progress, unit="network") as progress:
-        sites = _Sites(first, activations, predictor)
+        columns = _Columns(first, activations, (predictor, *controls))
         for network in (predictor, *controls):
-            found.append(held_out_r2(sites.of(network), y, condition, fold))
+            found.append(held_out_r2(columns.of(network), y, condition, fold))
             progress.add(1)
     own, random = found[0], np.array(found[1:])
     return {
@@ -287,33 +290,49 @@ def _over_stimuli(
     }
 
 
-class _Sites:
-    """Standardised activations of the sites of a network, read once."""
+class _Columns:
+    """Standardised activations of the units of some networks, read once."""
 
-    def __init__(self, run: ComparedRun, activations: Activations, network: Network) -> None:
-        magnitude = _magnitude(run)
+    def __init__(
+        self, run: ComparedRun, activations: Activations, networks: Sequence[Network]
+    ) -> None:
+        sites = dict.fromkeys(site for network in networks for site in network.units)
+        self._units = {
+            site: np.unique(np.concatenate([one.units.get(site, []) for one in networks]))
+            for site in sites
+        }
+        n = sum(units.size for units in self._units.values())
+        if n * len(activations) > MAX_VALUES:
+            raise OptionError(
+                f"{n:,} units of {len(networks)} networks are too many to predict from; take "
+                "fewer --controls, or a run of fewer units"
+            )
+        magnitude = bool(run.settings.get("magnitude", True))
         self._values = {
-            site: _standard(activations.read(site), magnitude) for site in network.units
+            site: _standard(activations.read(site)[:, units.astype(np.int64)], magnitude)
+            for site, units in self._units.items()
         }
 
     def of(self, network: Network) -> Floats:
-        """The network's units, ``[stimuli, units]``; those that do not vary are left out."""
+        """A network's units, ``[stimuli, units]``; those that do not vary are left out."""
         values = np.concatenate(
-            [self._values[site][:, units] for site, units in network.units.items()], axis=1
+            [
+                self._values[site][:, np.searchsorted(self._units[site], units)]
+                for site, units in network.units.items()
+            ],
+            axis=1,
         )
         known: Floats = values[:, np.isfinite(values).all(axis=0)]
         return known
 
 
-def _values(run: ComparedRun, activations: Activations, network: Network) -> Floats:
-    found = _Sites(run, activations, network).of(network)
+def _response(run: ComparedRun, activations: Activations, network: Network) -> Floats:
+    """Mean standardised activation of a network, ``[stimuli]``."""
+    found = _Columns(run, activations, [network]).of(network)
     if not found.shape[1]:
         raise OptionError(f"no unit of the network of {run.label} varies over the stimuli")
-    return found
-
-
-def _magnitude(run: ComparedRun) -> bool:
-    return bool(run.settings.get("magnitude", True))
+    mean: Floats = found.mean(axis=1)
+    return mean
 
 
 def _standard(values: NDArray[np.floating[Any]], magnitude: bool) -> Floats:

@@ -33,7 +33,7 @@ EDITS = {
     "force=short.npy": ["short.npy has 5 numbers"],
     "force=square.npy": ["square.npy must hold real numbers along one axis"],
     "scale": ["scale takes a factor"],
-    "steer=contrast*inf": ["strength"],
+    "steer=short.npy": ["steer takes a .npy file or the contrast, and a strength"],
     "steer=contrast*2": ["give --network the folder of a run"],
     "zero=5": ["zero takes no value"],
     "noise=-1": ["noise"],

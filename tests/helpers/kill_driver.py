@@ -2,23 +2,56 @@
 
 Reads a JSON object a line from standard input: `words` of the command line; `after`, seconds until
 the child is killed, or `event`, before which step on files under the working folder it kills
-itself. Answers with one: `status` (-9 if killed), `seconds`, `events` (0 if killed) and `said`.
+itself; `limit`, bytes that no file may exceed. Answers with one: `status` (-9 if killed),
+`seconds`, `events` (0 if killed) and `said`.
 """
 
 import json
 import os
+import resource
 import signal
+import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
 STEPS = {"open", "os.link", "os.mkdir", "os.remove", "os.rename", "os.rmdir", "shutil.rmtree"}
 
 
+class Driver:
+    """Runs command lines in a folder, through a process that has imported everything."""
+
+    def __init__(self, work: Path, **environment: str) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, __file__],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=work,
+            env={**os.environ, **environment},
+        )
+
+    def __call__(self, *words: str, **order: float) -> dict:
+        """Run a command, which may be killed: see above."""
+        self.process.stdin.write(json.dumps({"words": words, **order}) + "\n")
+        self.process.stdin.flush()
+        return json.loads(self.process.stdout.readline())
+
+    def must(self, *words: str) -> dict:
+        """Run a command that has to go well."""
+        done = self(*words)
+        assert done["status"] == 0, done["said"]
+        return done
+
+    def close(self) -> None:
+        self.process.stdin.close()
+        self.process.wait(timeout=30)
+
+
 def prepare() -> None:
     """Import what takes long, so that children need not; nothing here starts a thread."""
     import onnx_graphsurgeon  # noqa: F401
+    import onnxloc_exporters.gguf_  # noqa: F401
     import onnxruntime  # noqa: F401
     import pandas  # noqa: F401
     import pyarrow.parquet  # noqa: F401
@@ -28,8 +61,9 @@ def prepare() -> None:
 
     import onnxloc.cli.ablate_
     import onnxloc.cli.localize_
+    import onnxloc.recipes
     import onnxloc.studies.ablate
-    import onnxloc.studies.battery
+    import onnxloc.studies.battery  # noqa: F401
     from onnxloc import checkpoint
 
     # Every batch is saved.
@@ -55,13 +89,16 @@ def count_steps(kill_at: int | None) -> list[int]:
     return counted
 
 
-def child(words: list[str], kill_at: int | None, said: int, events: int) -> None:
+def child(order: dict, said: int, events: int) -> None:
     from onnxloc.cli import main
 
+    if "limit" in order:
+        # As on a full disk: what is written beyond it fails.
+        resource.setrlimit(resource.RLIMIT_FSIZE, (order["limit"], resource.RLIM_INFINITY))
     os.dup2(said, 1)
     os.dup2(said, 2)
-    counted = count_steps(kill_at)
-    status = main(words)
+    counted = count_steps(order.get("event"))
+    status = main(order["words"])
     sys.stdout.flush()
     sys.stderr.flush()
     os.write(events, str(counted[0]).encode())
@@ -69,25 +106,26 @@ def child(words: list[str], kill_at: int | None, said: int, events: int) -> None
 
 
 def run(order: dict) -> dict:
-    reads, writes = os.pipe()
-    with tempfile.TemporaryFile() as said:
-        started = time.perf_counter()
-        pid = os.fork()
-        if pid == 0:
-            try:
-                child(order["words"], order.get("event"), said.fileno(), writes)
-            finally:
-                os._exit(99)
-        os.close(writes)
-        if "after" in order:
-            time.sleep(order["after"])
-            os.kill(pid, signal.SIGKILL)
-        _, status = os.waitpid(pid, 0)
-        seconds = time.perf_counter() - started
-        events = os.read(reads, 100)
-        os.close(reads)
-        said.seek(0)
-        text = said.read().decode(errors="replace")
+    # What is said fits into the pipe; a file would fall under the limit, too.
+    (reads, writes), (hears, says) = os.pipe(), os.pipe()
+    started = time.perf_counter()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            child(order, says, writes)
+        finally:
+            os._exit(99)
+    os.close(writes)
+    os.close(says)
+    if "after" in order:
+        time.sleep(order["after"])
+        os.kill(pid, signal.SIGKILL)
+    with os.fdopen(hears, "rb") as stream:
+        text = stream.read().decode(errors="replace")
+    _, status = os.waitpid(pid, 0)
+    seconds = time.perf_counter() - started
+    events = os.read(reads, 100)
+    os.close(reads)
     return {
         "status": os.waitstatus_to_exitcode(status),
         "seconds": seconds,

@@ -1,14 +1,11 @@
 """Runs that are killed at any moment: nothing finished is lost, and what was done goes on."""
 
-import json
 import random
 import shutil
 import signal
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
+from helpers.kill_driver import Driver
 from helpers.tiny_bundle import snapshot, write_work
 
 from onnxloc.claim import partial_folder
@@ -17,9 +14,8 @@ from onnxloc.store import Run
 
 pytestmark = pytest.mark.integration
 
-DRIVER = Path(__file__).parents[1] / "helpers" / "kill_driver.py"
 KILLS = 50
-LOCALIZE = ["localize", "tiny", "--localizer", "stimuli.csv", "--top", "5", "--batch-size", "2"]
+LOCALIZE = ["localize", "tiny", "--localizer", "stimuli.csv", "--top", "5", "--batch-size", "1"]
 ABLATE = [
     *["ablate", "tiny", "--network", "found", "--task", "pairs.jsonl", "--task", "text:lines.txt"],
     *["--controls", "3", "--batch-size", "4"],
@@ -32,26 +28,6 @@ COMMANDS = {
 RESUMED = {"localize": True, "ablate": True, "kept": False}
 
 
-class Driver:
-    """Runs command lines in the folder `work`; see `kill_driver`."""
-
-    def __init__(self, work):
-        self.process = subprocess.Popen(
-            [sys.executable, DRIVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-            cwd=work,
-        )  # fmt: skip
-
-    def __call__(self, *words, **kill):
-        self.process.stdin.write(json.dumps({"words": words, **kill}) + "\n")
-        self.process.stdin.flush()
-        return json.loads(self.process.stdout.readline())
-
-    def must(self, *words):
-        done = self(*words)
-        assert done["status"] == 0, done["said"]
-        return done
-
-
 @pytest.fixture(scope="module")
 def work(tmp_path_factory):
     return write_work(tmp_path_factory.mktemp("work"))
@@ -61,8 +37,7 @@ def work(tmp_path_factory):
 def driver(work):
     driver = Driver(work)
     yield driver
-    driver.process.stdin.close()
-    driver.process.wait(timeout=30)
+    driver.close()
 
 
 def result(folder):
@@ -106,7 +81,7 @@ def kill(driver, words, how, place, seconds, events, prepare):
 
 
 def test_killed_runs_go_on_to_the_same_result(work, driver, whole, figure):
-    killed, resumed = 0, 0
+    killed, resumed = 0, {"event": 0, "after": 0}
     old = result(work / "old")
     for number, name, how, place in moments(seed=0):
         expected, seconds, events = whole[name]
@@ -132,12 +107,13 @@ def test_killed_runs_go_on_to_the_same_result(work, driver, whole, figure):
             assert result(out) == expected, where
         again = ["--force"] if finished else ["--resume"] if RESUMED[name] else []
         done = driver.must(*words, *again)
-        resumed += "were done before" in done["said"]
+        resumed[how] += "were done before" in done["said"]
         assert result(out) == expected, where
         # Nothing is left of the killed process.
         beside = {path.split("/")[0] for path in set(snapshot(work)) - before}
         assert beside <= {out.name}, where
     assert killed == KILLS
     figure("kills survived", killed)
-    figure("of these, resumed from a saved state", resumed)
-    assert resumed >= KILLS // 5
+    figure("of these, resumed from a saved state", sum(resumed.values()))
+    figure("of these, killed before a chosen step", resumed["event"])
+    assert resumed["event"] >= KILLS // 5

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -20,13 +20,17 @@ from onnxloc.tasks import load_task
 pytestmark = pytest.mark.integration
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 RUN = ("sh", "python")
 SHOWN = ("toml", "json", "csv", "text")
 FENCE = re.compile(
-    r"(?P<skip><!-- not run -->\s*\n)?^```(?P<language>\w*)\n(?P<code>.*?)^```$",
+    r"(?P<skip><!-- not run(?:: [^<>]+)? -->\s*\n)?^```(?P<language>\w*)\n(?P<code>.*?)^```$",
     re.DOTALL | re.MULTILINE,
 )
+# Where a page says so, its Python blocks are the cells of one notebook.
+NOTEBOOK = "<!-- one session -->"
+# A file that the site shows; it is run by the tests of the example that it belongs to.
+SNIPPET = re.compile(r'--8<-- "(examples/[^"]+)"\n')
 
 
 @dataclass(frozen=True)
@@ -54,10 +58,18 @@ class Block:
 
 def blocks_of(page):
     text = page.read_text(encoding="utf-8")
+    blocks = []
     for found in FENCE.finditer(text):
+        if SNIPPET.fullmatch(found["code"]):
+            continue
         line = text.count("\n", 0, found.start("language")) + 1
         place = f"{page.relative_to(ROOT)}:{line}"
-        yield Block(place, found["language"], found["code"], bool(found["skip"]))
+        blocks.append(Block(place, found["language"], found["code"], bool(found["skip"])))
+    if NOTEBOOK not in text:
+        return blocks
+    cells = [block for block in blocks if block.language == "python" and not block.skip]
+    others = [block for block in blocks if block not in cells]
+    return [*others, replace(cells[0], code="\n".join(cell.code for cell in cells))]
 
 
 BLOCKS = [block for page in PAGES for block in blocks_of(page)]
@@ -240,9 +252,15 @@ def test_links_lead_somewhere(page):
     assert [link for link in links if not (page.parent / link).exists()] == []
 
 
+def test_what_is_shown_of_the_examples_is_there():
+    shown = [name for page in PAGES for name in SNIPPET.findall(page.read_text(encoding="utf-8"))]
+    assert len(shown) >= 4
+    assert [name for name in shown if not (ROOT / name).is_file()] == []
+
+
 def test_the_documented_commands_exist():
     from onnxloc.cli import COMMANDS
 
     for page in PAGES:
-        for name in re.findall(r"`onnxloc ([a-z]+)", page.read_text(encoding="utf-8")):
+        for name in re.findall(r"`onnxloc ([a-z-]*[a-z])", page.read_text(encoding="utf-8")):
             assert name in COMMANDS

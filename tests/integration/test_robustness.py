@@ -47,8 +47,10 @@ def test_the_whole_procedure_in_small(model, few):
     (pairs,) = found.measured.pairs
     assert (pairs.n_items, pairs.units) == (19, 172)
     assert pairs.intact > 0.6
-    assert pairs.harms
-    assert found.measured.language.n_significant > 172
+    assert pairs.network < pairs.intact
+    text = next(effect for effect in found.measured.effects if effect.task == "text")
+    assert text.network_perplexity > 10 * text.intact_perplexity
+    assert found.measured.language.n_significant > 0
     claims = judge(found.measured)
     page = render_reproduction(found, "onnxloc reproduce", "here")
     assert all(claim.found[0] in page for claim in claims)

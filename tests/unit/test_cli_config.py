@@ -1,6 +1,7 @@
 """--config and --print-config, for every option of every command."""
 
 import json
+import re
 import shlex
 import shutil
 import tomllib
@@ -245,6 +246,20 @@ def test_an_option_that_needs_another_counts_as_given_by_a_file(here, capsys):
         Path("c.toml").write_text(f"[contrast]\n{line}\n")
         assert main(["contrast", "run", "--top", "5", "--config", "c.toml", "-o", "c"]) == status
     assert "--column needs --items" in capsys.readouterr().err
+
+
+def test_the_documented_file_is_one(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    page = (Path(__file__).parents[2] / "docs" / "cli.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+    Path("study.toml").write_text(block)
+    for words in (["localize"], ["ablate"], ["export", "gguf"]):
+        table, found = tomllib.loads(block), printed(capsys, *words, "--config", "study.toml")
+        found = tomllib.loads(found)
+        for word in words:
+            table, found = table[word], found[word]
+        assert table
+        assert table.items() <= found.items()
 
 
 def test_keys_are_the_options_without_dashes():

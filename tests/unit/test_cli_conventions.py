@@ -4,6 +4,7 @@ import json
 import os
 import pty
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -83,12 +84,12 @@ def test_every_example_can_be_parsed(words, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     text = said(capsys, *words, "--help").out
     examples = text[re.search(r"\n  Examples?:\n", text).end() :].split("\n\n")[0]
-    lines = re.sub(r"\n +(?!onnxloc)", " ", examples).splitlines()
+    lines = re.sub(r"\n +(?! |onnxloc)", " ", examples).splitlines()
     own = [line for line in lines if line.split()[1 : 1 + len(words)] == words]
     assert own
     for line in own:
-        # What stands behind > or | is the shell's.
-        typed = [word.strip("'") for word in re.findall(r"'[^']*'|[^\s>|]+", line.split(" >")[0])]
+        # What stands behind these is the shell's.
+        typed = shlex.split(re.split(r" (?:>|\||&&) ", line)[0])
         with command_context(words, *typed[1 + len(words) :], "--print-config") as ctx:
             assert ctx.params is not None
 
@@ -131,7 +132,7 @@ JSON = {
     "providers": [[]],
     "fetch": [[]],
     "localize": [["tiny", *KEPT, "-o", "new"], ["tiny", *KEPT, "--keep-activations", "-o", "new"]],
-    "ablate": [["tiny", "--network", "run", *PAIRS, "-o", "new"], ["--list-tasks"]],
+    "ablate": [["tiny", "--network", "run", *PAIRS, "-o", "new"]],
     "contrast": [["run", "--test", "student", "-o", "new"]],
     "reliability": [["run", "--splits", "3"]],
     "compare": [["run", "other"]],
@@ -181,6 +182,8 @@ def test_the_json_of_a_run_is_its_summary(here, capsys):
     found = json.loads(said(capsys, "localize", "tiny", *KEPT, "-o", "new", "--json").out)
     summary = json.loads(Path("new/summary.json").read_text())
     assert found == {"run": "new", **summary}
+    tasks = json.loads(said(capsys, "ablate", "--list-tasks", "--json").out)
+    assert {"pairs", "text", "text:PATH"} <= {entry["task"] for entry in tasks}
     listed = {entry["name"]: entry for entry in json.loads(said(capsys, "fetch", "--json").out)}
     assert listed["smollm2-135m"]["bundle"] is None
     assert listed["smollm2-135m"]["bytes"] == 92871040

@@ -144,7 +144,7 @@ def test_what_appears_meanwhile_is_not_replaced(tmp_path):
 def test_one_process_at_a_time_makes_a_folder(tmp_path):
     target = tmp_path / "run"
     with new_folder(target) as staging:
-        with pytest.raises(RunError, match="another process is writing .*run; wait for it"):
+        with pytest.raises(RunError, match=r"another process is writing .*run; wait for it"):
             make(target, "second")
         (staging / "data").write_text("first")
     assert (target / "data").read_text() == "first"

@@ -14,12 +14,13 @@ NAMES = [
     "AblateOptions", "Ablation", "Activations", "ArraySet", "Batch", "Bundle", "BundleInfo",
     "CompareOptions", "Comparison", "ContrastOptions", "CorrelateOptions", "Cut", "Edit",
     "EditedRun", "Entropy", "Force", "Intervention", "Item", "Localization", "LocalizeOptions",
-    "Mean", "Model", "Network", "Noise", "OnnxlocError", "Patch", "Plan", "Reliability",
-    "ReliabilityOptions", "Run", "RuntimeOptions", "Scale", "Selection", "Steer", "StimulusSet",
-    "Tap", "TargetLogProbs", "Task", "TaskInputs", "Tokens", "TopLogits", "Vector", "Zero",
-    "ablate", "compare", "contrast", "correlate_run", "fetch", "gather_battery", "load_arrays",
-    "load_stimuli", "load_task", "localize", "localize_into", "reliability", "run_with_edits",
-    "write_report",
+    "Mean", "Model", "Network", "Noise", "OnnxlocError", "Patch", "Plan", "Profile",
+    "ProfileOptions", "Reliability", "ReliabilityOptions", "Robustness", "RobustnessOptions", "Run",
+    "RuntimeOptions", "Scale", "Selection", "Steer", "StimulusSet", "Tap", "TargetLogProbs", "Task",
+    "TaskInputs", "Tokens", "TopLogits", "Vector", "Where", "WhereOptions", "Zero", "ablate",
+    "ablate_into", "compare", "contrast", "correlate_run", "fetch", "gather_battery", "load_arrays",
+    "load_stimuli", "load_task", "localize", "localize_into", "profile", "reliability",
+    "robustness", "run_with_edits", "where", "write_report",
 ]  # fmt: skip
 
 

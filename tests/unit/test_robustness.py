@@ -94,9 +94,7 @@ def test_every_way_is_what_localize_finds_with_those_options(found, model, folde
     np.testing.assert_allclose(variant(found, "Mann-Whitney").t, ranked.contrast.t, atol=1e-9)
     other = localize(Model.open(folder / "other"), stimuli, LocalizeOptions(selection=FIVE))
     np.testing.assert_array_equal(variant(found, "copy: tiny").network.flat, other.network.flat)
-    second = localize(
-        model, load_stimuli(folder / "second.csv"), LocalizeOptions(selection=FIVE)
-    )
+    second = localize(model, load_stimuli(folder / "second.csv"), LocalizeOptions(selection=FIVE))
     np.testing.assert_array_equal(variant(found, "second").network.flat, second.network.flat)
 
 
@@ -245,6 +243,7 @@ def test_bad_input_gives_a_line_and_leaves_nothing(words, folder, monkeypatch, c
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_second_localizer_with_the_name_of_a_variant_is_refused(model, stimuli):
+@pytest.mark.parametrize("name", ["signed", "intact", "control-01"])
+def test_a_second_localizer_with_a_name_that_is_taken_is_refused(name, model, stimuli):
     with pytest.raises(OnnxlocError, match="rename"):
-        robustness(model, stimuli, FEW, second=replace(stimuli, name="signed"))
+        robustness(model, stimuli, FEW, second=replace(stimuli, name=name))
