@@ -76,6 +76,7 @@ class Checkpoint:
         self._report = report or (lambda _: None)
         self._parts: list[Part] = []
         self._finished = False
+        self._refused = False
         self._stack = ExitStack()
         self.signals = HeldSignals()
 
@@ -132,7 +133,7 @@ class Checkpoint:
                         # The disk may be full; what was saved before stands.
                         with suppress(OSError):
                             part.save()
-                if self._states:
+                if self._states and not self._refused:
                     error.add_note(RESUME)
                 return
             # The run is there: what cannot be removed must not make it look as if it were not.
@@ -169,7 +170,10 @@ class Checkpoint:
         plain = json.loads(json.dumps({**key, **_machine()}, sort_keys=True, default=str))
         part = Part(self, file, plain)
         if file.is_file():
+            # Going on is not what helps if this fails.
+            self._refused = True
             part.load(name, fresh)
+            self._refused = False
             self._report(f"{name}: {part.done:,} of {total:,} {unit} were done before")
         self._parts.append(part)
         return part

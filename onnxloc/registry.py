@@ -3,12 +3,21 @@
 import difflib
 import importlib
 from collections.abc import Iterable, Iterator
-from importlib.metadata import entry_points
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from onnxloc.errors import OnnxlocError, OptionError
 
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoints
+
 __all__ = ["Registry", "did_you_mean", "one_line"]
+
+
+def entry_points(*, group: str) -> "EntryPoints":
+    """The entry points of a group; what reads them is slow to import, and --help needs none."""
+    from importlib import metadata
+
+    return metadata.entry_points(group=group)
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -234,4 +234,4 @@ def print_json(value: object) -> None:
     """Print a value as the only JSON document of a command; what is not finite becomes null."""
     from onnxloc.store import finite
 
-    click.echo(json.dumps(finite(value), indent=2, ensure_ascii=False, allow_nan=False))
+    click.echo(json.dumps(finite(value), indent=2, allow_nan=False))

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from onnxloc.cli import completers
 from onnxloc.cli.common import (
     force_option,
     json_option,
@@ -27,6 +28,7 @@ MODEL = "smollm2-135m"
 @click.command("reproduce")
 @click.option(
     "--model",
+    shell_complete=completers.models,
     help=f"A causal language model. Default: {MODEL}, which is fetched if need be.",
 )
 @click.option(

@@ -35,13 +35,13 @@
     if (printing) Object.assign(figure.layout, { autosize: false, width: PAPER });
     chart.narrow = narrow;
     chart.drawn = true;
+    chart.width = plot.clientWidth;
     plot.setAttribute("aria-label", source.dataset.label);
     plot.style.height = source.dataset.height + "px";
     for (const part of chart.parts) part.hidden = Number(part.dataset.of) !== index;
     return Plotly.react(plot, figure.data, figure.layout, {
       displaylogo: false,
       displayModeBar: false,
-      responsive: true,
     });
   }
 
@@ -53,15 +53,26 @@
       parts: figure.querySelectorAll("[data-of]"),
       narrow: false,
       drawn: false,
+      width: 0,
     };
     charts.push(chart);
     if (chart.choice) chart.choice.addEventListener("change", () => draw(chart));
   }
   const redraw = (every) => charts.filter((chart) => every || chart.drawn).forEach(draw);
   dark.addEventListener("change", () => redraw(false));
+  let resized = 0;
   window.addEventListener("resize", () => {
-    for (const chart of charts)
-      if (chart.drawn && chart.plot.clientWidth < NARROW !== chart.narrow) draw(chart);
+    window.cancelAnimationFrame(resized);
+    resized = window.requestAnimationFrame(() => {
+      for (const chart of charts) {
+        const wide = chart.plot.clientWidth;
+        // What is not laid out has no width to draw in.
+        if (!chart.drawn || wide === 0 || wide === chart.width) continue;
+        if (wide < NARROW !== chart.narrow) draw(chart);
+        else Plotly.Plots.resize(chart.plot);
+        chart.width = wide;
+      }
+    });
   });
 
   // A chart is drawn when it comes near the window, the others while nothing else is to be done:

@@ -19,6 +19,7 @@ from onnxloc.report.group_charts import group_charts, group_table
 from onnxloc.report.heat_chart import heat_charts
 from onnxloc.report.kinds import kind_chart, kind_finding, kind_table
 from onnxloc.report.part import PartMaker
+from onnxloc.report.profile_part import profile_part
 from onnxloc.report.reliability_part import reliability_part
 from onnxloc.report.unit_charts import histogram_chart, location_charts, top_table
 from onnxloc.report.words import count, integer, number, percent, score
@@ -73,7 +74,7 @@ TESTS = {
 
 
 # What a page may show beside localization and ablation, in the order of the page.
-PARTS: tuple[PartMaker, ...] = (reliability_part,)
+PARTS: tuple[PartMaker, ...] = (profile_part, reliability_part)
 
 
 def render(run: Path, *, home: str = "") -> str:

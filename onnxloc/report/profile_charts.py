@@ -1,7 +1,7 @@
 """Charts of a profile: the network beside random ones, and every block."""
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from onnxloc.report.chart import (
     CONTROL,
@@ -26,15 +26,46 @@ if TYPE_CHECKING:
 __all__ = ["block_charts", "profile_chart", "response_name", "test_table"]
 
 _SCALE = [[i / 6, f"var(--div-{i})"] for i in range(7)]
-_POINT = {"symbol": "circle", "size": 6, "color": CONTROL, "opacity": 0.45}
+_POINT = {
+    "symbol": "circle",
+    "size": 7,
+    "color": CONTROL,
+    "opacity": 0.7,
+    "line": {"width": 0.5, "color": "var(--card)"},
+}
+# Of a bar, in conditions; points are spread over less.
+_WIDTH = 0.62
 
 
-def response_name(found: "Profile") -> str:
+class Profiled(Protocol):
+    """What a chart needs of a profile, just made or read from a file."""
+
+    @property
+    def conditions(self) -> "DataFrame":
+        """One row a set of units and condition."""
+
+    @property
+    def options(self) -> "Measured":
+        """How responses were measured."""
+
+    def of(self, source: str = "network") -> "DataFrame":
+        """The rows of one set of units."""
+
+
+class Measured(Protocol):
+    """How responses were measured."""
+
+    @property
+    def response(self) -> str:
+        """ "z" or "raw"."""
+
+
+def response_name(found: Profiled) -> str:
     """What the numbers are, for an axis."""
     return "Mean response (z)" if found.options.response == "z" else "Mean activation"
 
 
-def profile_chart(found: "Profile") -> Chart:
+def profile_chart(found: Profiled) -> Chart:
     """A bar a condition, with its interval; every random network as a point."""
     import plotly.graph_objects as go
 
@@ -54,6 +85,7 @@ def profile_chart(found: "Profile") -> Chart:
             "thickness": 1.5,
             "width": 5,
         },
+        width=_WIDTH,
         marker={"color": NETWORK, "line": {"width": 0}},
         name="network, with the 95 % interval over texts",
         hovertext=[
@@ -98,7 +130,7 @@ def profile_chart(found: "Profile") -> Chart:
     )
 
 
-def _means(found: "Profile") -> Table:
+def _means(found: Profiled) -> Table:
     rows = []
     for row in found.of().to_dict("records"):
         spread = f"{score(row['controls_low'])} to {score(row['controls_high'])}"

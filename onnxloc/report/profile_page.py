@@ -5,7 +5,7 @@ from typing import Any
 
 from onnxloc.report.page import render_template
 from onnxloc.report.profile_charts import block_charts, profile_chart, response_name, test_table
-from onnxloc.report.words import count, integer, score
+from onnxloc.report.words import count, integer, probability, score
 from onnxloc.store import package_versions
 from onnxloc.studies.profile_result import Profile
 
@@ -60,8 +60,16 @@ def _finding(found: Profile) -> str:
     sure = int((tests["p_permutation_holm"] <= 0.05).sum())
     text = (
         f"The network responds most to {top['label']} ({score(float(top['mean']))}) and least to "
-        f"{bottom['label']} ({score(float(bottom['mean']))}). {integer(sure)} of "
-        f"{count(len(tests), 'difference')} between conditions "
+        f"{bottom['label']} ({score(float(bottom['mean']))})."
+    )
+    if len(tests) == 1:
+        one = tests.iloc[0]
+        text += f" The permuted p of the difference is {probability(one['p_permutation'])}"
+        if found.options.controls:
+            text += f"; its p among random networks is {probability(one['p_controls'])}"
+        return f"{text}."
+    text += (
+        f" {integer(sure)} of {len(tests)} differences between conditions "
         f"{'has' if sure == 1 else 'have'} a permuted p of at most 0.05 after Holm."
     )
     if found.options.controls:

@@ -3,6 +3,7 @@
 import os
 import platform
 from collections.abc import Sequence
+from datetime import UTC, date, datetime
 from pathlib import Path
 
 from onnxloc.report.reproduction_figures import figures
@@ -43,7 +44,7 @@ def write_reproduction(folder: Path, found: Reproduction, name: str, command: st
     command : str
         The command line that made it.
     """
-    text = render_reproduction(found, command, machine())
+    text = render_reproduction(found, command, machine(), datetime.now(UTC).date())
     (folder / PAGE_FILE).write_text(text, encoding="utf-8", newline="\n")
     (folder / FIGURES).mkdir()
     for figure, svg in figures(found.measured).items():
@@ -80,7 +81,7 @@ def machine() -> str:
     return f"{model}, {os.cpu_count() or 1} cores"
 
 
-def render_reproduction(found: Reproduction, command: str, where: str) -> str:
+def render_reproduction(found: Reproduction, command: str, where: str, when: date) -> str:
     """Render the page.
 
     Parameters
@@ -91,12 +92,14 @@ def render_reproduction(found: Reproduction, command: str, where: str) -> str:
         The command line that made it.
     where : str
         The machine that it ran on.
+    when : date
+        The day that it ran.
     """
     measured = found.measured
     claims = sorted(judge(measured), key=lambda claim: ORDER.index(claim.verdict))
     parts = [
         "# The paper, reproduced",
-        _opening(found, command, where),
+        _opening(found, command, where, when),
         "## In short",
         _short(claims),
         "## Claim by claim",
@@ -118,7 +121,7 @@ def render_reproduction(found: Reproduction, command: str, where: str) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _opening(found: Reproduction, command: str, where: str) -> str:
+def _opening(found: Reproduction, command: str, where: str, when: date) -> str:
     options, minutes = found.options, sum(found.seconds.values()) / 60
     step = found.ablation.step
     pairs = found.measured.pairs[-1]
@@ -127,7 +130,7 @@ def _opening(found: Reproduction, command: str, where: str) -> str:
     spent = "; ".join(f"{what} {seconds / 60:.1f}" for what, seconds in found.seconds.items())
     return (
         "Written by one command; no word of it is by hand:\n\n"
-        f"<!-- not run -->\n```sh\n{command}\n```\n\n"
+        f"<!-- not run: it takes {minutes:.0f} minutes, {when} -->\n```sh\n{command}\n```\n\n"
         "It repeats the procedure of [The LLM Language Network](https://arxiv.org/abs/2411.02280) "
         f"on {found.measured.model}, with stimuli and minimal pairs of onnxloc's own, and judges "
         "the paper's claims, put in our words, by rules that are stated with each.\n\n"
@@ -137,7 +140,7 @@ def _opening(found: Reproduction, command: str, where: str) -> str:
         f"{options.splits} splits in halves; seed {options.seed}.\n"
         f"- Machine: {where}; {threads}, {step.provider}, onnxruntime "
         f"{step.versions.get('onnxruntime', step.versions.get('onnxruntime-gpu', 'unknown'))}; "
-        f"{minutes:.0f} minutes of wall time (in minutes: {spent})."
+        f"{minutes:.0f} minutes of wall time on {when} (in minutes: {spent})."
     )
 
 

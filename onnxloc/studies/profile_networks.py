@@ -137,6 +137,9 @@ def controls_of(
     NetworkError
         If too few units are left.
     """
+    if not n:
+        # A network of nearly all units can be measured, if with nothing beside it.
+        return ()
     pool = np.ones(network.n_units, dtype=np.bool_)
     for arm in arms:
         pool[arm.network.flat] = False

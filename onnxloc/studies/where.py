@@ -122,9 +122,9 @@ def _groups(
 
     n = n_blocks or 0
     ways: dict[str, tuple[Sequence[str], Sequence[str]]] = {}
-    for by, kinds in (("op type", found.op_type), ("part", found.part)):
-        ways[by] = kinds, list(dict.fromkeys(kinds))
+    ways["op type"] = found.op_type, list(dict.fromkeys(found.op_type))
     if n:
+        ways["part"] = found.part, list(dict.fromkeys(found.part))
         spots = [OUTSIDE if block is None else str(block) for block in found.block]
         known = [*map(str, range(n)), OUTSIDE]
         ways["block"] = spots, [name for name in known if name in set(spots)]

@@ -1,6 +1,7 @@
 """The network of the real model in many ways, and the whole procedure in small."""
 
 from dataclasses import replace
+from datetime import date
 
 import numpy as np
 import pytest
@@ -52,5 +53,5 @@ def test_the_whole_procedure_in_small(model, few):
     assert text.network_perplexity > 10 * text.intact_perplexity
     assert found.measured.language.n_significant > 0
     claims = judge(found.measured)
-    page = render_reproduction(found, "onnxloc reproduce", "here")
+    page = render_reproduction(found, "onnxloc reproduce", "here", date(2026, 1, 2))
     assert all(claim.found[0] in page for claim in claims)

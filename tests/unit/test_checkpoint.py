@@ -152,8 +152,9 @@ def test_an_unfinished_run_is_neither_overwritten_nor_taken_for_another(tmp_path
     before = tree(tmp_path)
     with pytest.raises(RunError, match=r"an unfinished run lies at .*partial: --resume goes on"):
         study(path)
-    with pytest.raises(RunError, match=r"begun otherwise \(odd: model, sites\)"):
+    with pytest.raises(RunError, match=r"begun otherwise \(odd: model, sites\)") as caught:
         study(path, key={**KEY, "model": "other", "sites": []}, resume=True)
+    assert not hasattr(caught.value, "__notes__")
     with pytest.raises(RunError, match=r"begun otherwise \(odd: beside\)"):
         study(path, key={**KEY, "beside": 1}, resume=True)
     assert tree(tmp_path) == before

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from onnxloc.cli import main
-from onnxloc.cli.config import config_text, configurable, key_of
+from onnxloc.cli.config import config_text, configurable, key_of, spelled
 from onnxloc.store import Run
 
 pytestmark = pytest.mark.unit
@@ -90,6 +90,10 @@ def test_every_option_goes_into_a_file_and_comes_back(words, tmp_path, monkeypat
         command_context(words, "--config", "c.toml") as other,
     ):
         assert other.params == one.params
+        again = spelled(other)
+    assert again[: len(words)] == words
+    with command_context(words, *again[len(words) :]) as typed_again:
+        assert typed_again.params == one.params
     # Not a default among them, or nothing would have been shown.
     with command_context(words, "--print-config") as default:
         same = [n for n, v in one.params.items() if v == default.params[n]]
@@ -260,6 +264,14 @@ def test_the_documented_file_is_one(tmp_path, monkeypatch, capsys):
             table, found = table[word], found[word]
         assert table
         assert table.items() <= found.items()
+
+
+def test_words_that_begin_with_a_dash_stay_arguments(tmp_path):
+    (tmp_path / "c.toml").write_text('[inspect]\nmodel = "-x"\nsites = ["-y"]\njson = true\n')
+    with command_context(["inspect"], "--config", str(tmp_path / "c.toml")) as ctx:
+        words = spelled(ctx)
+        with command_context(words[:1], *words[1:]) as other:
+            assert other.params == ctx.params
 
 
 def test_keys_are_the_options_without_dashes():

@@ -17,6 +17,7 @@ from helpers.tiny_bundle import MODEL, write_work
 
 from onnxloc.cli import COMMANDS, SECTIONS, main
 from onnxloc.cli.invocation import colour_of
+from onnxloc.folder import sha256_file
 from onnxloc.studies.check import Check
 
 pytestmark = pytest.mark.unit
@@ -176,6 +177,20 @@ def test_what_prints_a_table_prints_json(words):
         assert has
     if has:
         assert " ".join(words) in JSON.keys() | ELSEWHERE
+
+
+def test_the_json_of_the_demo(here, capsys, monkeypatch):
+    source = here / "m.gguf"
+    (here / "small.toml").write_text(
+        f'source = "file:{source}"\nsha256 = "{sha256_file(source)}"\n'
+        f'size = {source.stat().st_size}\nexporter = "gguf"\n'
+    )
+    monkeypatch.setattr("onnxloc.studies.demo.RECIPE", str(here / "small.toml"))
+    found = said(capsys, "demo", "-o", "new", "--limit", "1", *THREADS, "--json", "-q")
+    value = json.loads(found.out)
+    assert (found.err, value["run"], value["report"]) == ("", "new", "new/report.html")
+    assert value["localize"]["n_units"] == 192
+    assert [effect["task"] for effect in value["ablate"]["effects"]] == ["pairs", "text"]
 
 
 def test_the_json_of_a_run_is_its_summary(here, capsys):

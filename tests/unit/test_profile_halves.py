@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from onnxloc.choose import top_units
+from onnxloc.errors import NetworkError
 from onnxloc.graph.sites import Axis, Site
 from onnxloc.network import network_from_flat
 from onnxloc.stats.compare import compare
@@ -137,6 +138,16 @@ def test_controls_share_no_unit_with_any_arm():
         assert {s: len(u) for s, u in control.units.items()} == {
             s: len(u) for s, u in network.units.items()
         }
+
+
+def test_a_network_of_all_units_is_measured_alone():
+    readings = readings_of(np.random.default_rng(0))
+    network = network_from_flat(np.arange(2 * UNITS), SITES, "hash", {"how": "units"})
+    assert controls_of(network, [], 0, "site", 0, None) == ()
+    with pytest.raises(NetworkError, match="outside the network"):
+        controls_of(network, [], 1, "site", 0, None)
+    mean = responses(readings, np.arange(N), [network], z=False).mean[:, 0]
+    np.testing.assert_allclose(mean, np.concatenate(readings.values, axis=1).mean(axis=1))
 
 
 def test_units_that_do_not_vary_or_are_no_numbers_do_not_count():

@@ -3,6 +3,7 @@
 import json
 import re
 from dataclasses import replace
+from datetime import date
 from xml.etree import ElementTree
 
 import numpy as np
@@ -274,7 +275,7 @@ def test_the_folder(found, tmp_path):
 
 
 def test_every_table_of_the_page_is_whole(found):
-    text = render_reproduction(found, "onnxloc reproduce", "a machine")
+    text = render_reproduction(found, "onnxloc reproduce", "a machine", date(2026, 1, 2))
     blocks = [block.splitlines() for block in text.split("\n\n") if block.startswith("|")]
     assert len(blocks) >= 5
     for block in blocks:

@@ -9,6 +9,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+import zensical
 
 pytestmark = pytest.mark.unit
 
@@ -20,7 +21,7 @@ LOADED = {"src", "srcset", "data", "poster", "background", "action", "formaction
 
 def build(folder):
     return subprocess.run(
-        [sys.executable, "-m", "zensical", "build", "--strict"],
+        [sys.executable, "-m", zensical.__name__, "build", "--strict"],
         cwd=folder,
         env={**os.environ, "NO_COLOR": "1"},
         capture_output=True,
