@@ -168,7 +168,7 @@ class Checkpoint:
         """
         file = self.folder / f"{len(self._parts):03d}{STATE_SUFFIX}"
         plain = json.loads(json.dumps({**key, **_machine()}, sort_keys=True, default=str))
-        part = Part(self, file, plain)
+        part = Part(self, file, plain, total)
         if file.is_file():
             # Going on is not what helps if this fails.
             self._refused = True
@@ -220,8 +220,11 @@ class Part:
         Seconds that it took until then.
     """
 
-    def __init__(self, checkpoint: Checkpoint, file: Path, key: Mapping[str, Any]) -> None:
+    def __init__(
+        self, checkpoint: Checkpoint, file: Path, key: Mapping[str, Any], total: int
+    ) -> None:
         self._checkpoint = checkpoint
+        self._total = total
         self._file = file
         self._key = key
         self.done = 0
@@ -311,20 +314,24 @@ class Part:
             header, arrays = read_state(where)
             key, numbers = header["key"], [header[x] for x in ("done", "batches", "seconds")]
             fits = header["format"] == FORMAT and isinstance(key, dict)
-            if not fits or not all(type(x) in (int, float) and x >= 0 for x in numbers):
+            fits = fits and all(type(x) in (int, float) and x >= 0 for x in numbers)
+            if not fits:
                 raise ValueError("its header does not fit")
         except UNREADABLE as error:
             raise RunError(f"{where} is damaged ({one_line(error)}); {AFRESH}") from error
-        other = [x for x in {**key, **self._key} if key.get(x) != self._key.get(x)]
+        other = [x[:40] for x in {**key, **self._key} if key.get(x) != self._key.get(x)]
         if other:
             raise RunError(
                 f"the unfinished run at {where.parent} was begun otherwise ({name}: "
                 f"{', '.join(other[:5])}); resume it with the command that began it, or {AFRESH}"
             )
-        if {k: (v.dtype, v.shape) for k, v in arrays.items()} != {
-            k: (v.dtype, v.shape) for k, v in fresh.items()
-        }:
-            raise RunError(f"{where} is damaged (its arrays do not fit); {AFRESH}")
+        form, expected = (
+            {name: (array.dtype, array.shape) for name, array in state.items()}
+            for state in (arrays, fresh)
+        )
+        # A batch is not empty.
+        if form != expected or not numbers[1] <= numbers[0] <= self._total:
+            raise RunError(f"{where} is damaged (its state does not fit); {AFRESH}")
         self.saved = arrays
         self.done, self.batches, self.earlier = int(numbers[0]), int(numbers[1]), numbers[2]
 

@@ -69,8 +69,9 @@ def write_comparison_page(folder: Path, found: Comparison, name: str, command: s
 
 
 def _did(found: Comparison, side: Table | None) -> str:
-    if not len(found.runs) and side is not None:
-        return f"{count(len(side.columns) - 1, 'run')} side by side."
+    if side is not None:
+        beside = f"{count(len(side.columns) - 1, 'run')} side by side"
+        return f"{beside}, {len(found.runs)} of them unit by unit."
     return f"{count(len(found.runs), 'run')} compared in {count(len(found.pairs), 'pair')}."
 
 

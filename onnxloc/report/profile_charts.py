@@ -57,7 +57,7 @@ class Measured(Protocol):
 
     @property
     def response(self) -> str:
-        """ "z" or "raw"."""
+        """Standardised ("z") or as activations are ("raw")."""
 
 
 def response_name(found: Profiled) -> str:

@@ -148,6 +148,8 @@ def ablate_into(
     What is done is saved beside the run folder every few seconds, and a run that was stopped can be
     resumed: with the same result, to the last bit.
 
+    Parameters that are not described here are those of `ablate`.
+
     Parameters
     ----------
     path : str or Path
@@ -160,8 +162,6 @@ def ablate_into(
         Go on with an unfinished run, if there is one.
     report : callable, optional
         Told what is resumed.
-
-    Other parameters are those of `ablate`.
 
     Raises
     ------

@@ -129,6 +129,8 @@ def localize_into(
     What is done is saved beside the run folder every few seconds, unless activations are kept, and
     a run that was stopped can be resumed: with the same result, to the last bit.
 
+    Parameters that are not described here are those of `localize`.
+
     Parameters
     ----------
     path : str or Path
@@ -141,8 +143,6 @@ def localize_into(
         Keep the pooled activations of every stimulus in the run.
     report : callable, optional
         Told how much will be kept, before the model is run, and what is resumed.
-
-    Other parameters are those of `localize`.
 
     Raises
     ------

@@ -93,6 +93,9 @@ def profile(
     for site in sites:
         if site.units != found.network.sites[site.name]:
             raise NetworkError(f"{site.name} has {site.units} units, unlike in the network")
+    if options.match != "norm":
+        # Found wrong only after the run, it would cost the run.
+        controls_of(found.network, [], min(options.controls, 1), options.match, 0, None)
     localizer, notes = found.stimuli()
     texts = {condition.name: condition.texts for condition in stimuli.conditions}
     rows, items, shared = _rows(model, texts, localizer, options)

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from onnxloc.choose import top_units
 from onnxloc.controls import Match, draw_controls
+from onnxloc.errors import NetworkError
 from onnxloc.network import Network, network_from_flat
 from onnxloc.stats.compare import Test, compare
 from onnxloc.stats.halves import draw_halves
@@ -143,7 +144,12 @@ def controls_of(
     pool = np.ones(network.n_units, dtype=np.bool_)
     for arm in arms:
         pool[arm.network.flat] = False
-    return draw_controls(network, n, match, seed, pool=pool, magnitudes=magnitudes)
+    try:
+        return draw_controls(network, n, match, seed, pool=pool, magnitudes=magnitudes)
+    except NetworkError as error:
+        if match == "count":
+            raise
+        raise NetworkError(f"{error}, or match in number alone (--match count)") from error
 
 
 def responses(

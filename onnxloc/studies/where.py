@@ -273,7 +273,12 @@ def _over_stimuli(
     condition = activations.is_positive
     fold = fold_of(condition, options.folds, options.seed)
     y = _response(second, second.activations(), target)
-    controls = draw_controls(predictor, options.controls, "site", options.seed)
+    controls: tuple[Network, ...] = ()
+    if options.controls:
+        try:
+            controls = draw_controls(predictor, options.controls, "site", options.seed)
+        except NetworkError as error:
+            raise NetworkError(f"{error}, or ask for no random ones (--controls 0)") from error
     found = []
     with Progress("predicting", 1 + len(controls), show=show_progress, unit="network") as progress:
         columns = _Columns(first, activations, (predictor, *controls))

@@ -1,5 +1,6 @@
 """What the viewer answers to an address."""
 
+import stat
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -7,7 +8,7 @@ from http import HTTPStatus
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
-from onnxloc.errors import OnnxlocError
+from onnxloc.errors import OnnxlocError, RunError
 from onnxloc.report.runs_page import Listed, render_message, render_runs, side_table
 from onnxloc.view.collection import Collection, Entry, is_own_file
 
@@ -97,6 +98,9 @@ class Pages:
                 )
         except OnnxlocError as error:
             return _failed("This run cannot be shown", error)
+        except FileNotFoundError:
+            # It went away after it was listed.
+            return _missing()
 
     def _compare(self, keys: Sequence[str], entries: Mapping[str, Entry]) -> Page:
         chosen = [entries[key] for key in dict.fromkeys(keys) if key in entries]
@@ -114,6 +118,8 @@ class Pages:
                 return Page(HTTPStatus.OK, self._once(folders, lambda: _comparison(chosen)))
         except OnnxlocError as error:
             return _failed("These runs cannot be compared", error)
+        except FileNotFoundError:
+            return _missing()
 
     def _once(self, folders: tuple[Path, ...], make: Callable[[], str]) -> str:
         """The page of some folders, made anew where one of their files has changed."""
@@ -128,8 +134,18 @@ class Pages:
 
 
 def _stamp(folder: Path) -> tuple[tuple[str, int, int], ...]:
+    """Names, times and sizes of the files of a folder.
+
+    Raises
+    ------
+    RunError
+        If one of them is a link: it may lead anywhere.
+    """
     stats = [(path.name, path.lstat()) for path in sorted(folder.iterdir())]
-    return tuple((name, stat.st_mtime_ns, stat.st_size) for name, stat in stats)
+    for name, found in stats:
+        if stat.S_ISLNK(found.st_mode):
+            raise RunError(f"{name} in {folder} is a link, and links are not followed here")
+    return tuple((name, found.st_mtime_ns, found.st_size) for name, found in stats)
 
 
 def _listed(entry: Entry) -> Listed:
@@ -169,7 +185,7 @@ def _comparison(chosen: Sequence[Entry]) -> str:
     if len(folders) > 1:
         found = compare(folders, options)
     found = replace(found, notes=(*found.notes, *notes))
-    return render_comparison(found, " and ".join(e.name for e in chosen), home="/", side=side)
+    return render_comparison(found, ", ".join(e.name for e in chosen), home="/", side=side)
 
 
 def _stored(file: Path) -> Page:

@@ -228,6 +228,8 @@ def _runs(work):
     chunk.write_bytes(bytes(byte ^ 1 for byte in chunk.read_bytes()))
     index = copy("bad-index", "kept") / "activations.json"
     index.write_text(index.read_text() + " ")
+    (work / ".begun.partial").mkdir()
+    (work / ".begun.partial" / "000.npz").write_text("no state")
     (work / "theirs").mkdir()
     (work / "theirs" / "thesis.txt").write_text("years of work")
     for name, text in {

@@ -1,4 +1,4 @@
-"""Bad input gets one line on standard error and exit status 2, and leaves every folder as it was."""
+"""Bad input gets one line on standard error, exit status 2, and every folder stays as it was."""
 
 import os
 import subprocess

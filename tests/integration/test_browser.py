@@ -245,6 +245,20 @@ def test_nothing_is_wider_than_a_phone(browser, several, server):
             assert width(page) <= 360
 
 
+def test_charts_follow_the_window(browser, several):
+    with opened(browser, several) as page:
+        page.wait_for_selector(DRAWN, state="attached")
+        drawing = page.locator("#where .plot .main-svg").first
+        widths = [drawing.bounding_box()["width"]]
+        for wide in (800, 360, 1000):
+            page.set_viewport_size({"width": wide, "height": 700})
+            expect(drawing).not_to_have_attribute("width", str(round(widths[-1])))
+            widths.append(drawing.bounding_box()["width"])
+            assert width(page) <= wide
+    assert widths[0] > widths[1] > widths[2]
+    assert widths[2] < widths[3] < 1000
+
+
 def test_sizes_are_chosen(browser, several):
     with opened(browser, several) as page:
         page.locator("#differences-1").scroll_into_view_if_needed()

@@ -46,9 +46,8 @@ def call(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def localized(call):
-    done = call(
-        "localize", "tiny", "--localizer", "questions", "--units", "5", "--threads", "1", "-o", "run"
-    )
+    words = ["localize", "tiny", "--localizer", "questions", "--units", "5", "--threads", "1"]
+    done = call(*words, "-o", "run")
     assert (done.returncode, done.stderr) == (0, "")
     return Run.open(call.folder / "run")
 

@@ -262,5 +262,5 @@ def test_the_documented_commands_exist():
     from onnxloc.cli import COMMANDS
 
     for page in PAGES:
-        for name in re.findall(r"`onnxloc ([a-z-]*[a-z])", page.read_text(encoding="utf-8")):
+        for name in re.findall(r"`onnxloc ([a-z][a-z-]*)", page.read_text(encoding="utf-8")):
             assert name in COMMANDS

@@ -241,6 +241,7 @@ def test_damaged_states_are_refused_in_one_line(tmp_path):
         ({**header, "format": 2}, arrays),
         ({**header, "key": []}, arrays),
         ({**header, "done": -1}, arrays),
+        ({**header, "done": 7, "batches": 7}, arrays),
         ({**header, "batches": True}, arrays),
         ({k: v for k, v in header.items() if k != "seconds"}, arrays),
         (header, {}),

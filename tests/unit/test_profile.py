@@ -229,6 +229,14 @@ def test_what_is_refused(model, run, folder, tmp_path):
     assert profile(other, run, folder / "conditions.toml", FEW, force_model=True).network.size == 12
 
     network = Network.load(run)
+    every = {site: np.arange(width) for site, width in network.sites.items()}
+    whole = Network(every, network.sites, network.model_hash, {})
+    with pytest.raises(NetworkError, match="--match count"):
+        profile(model, whole, folder / "conditions.toml", FEW)
+    alone = profile(model, whole, folder / "conditions.toml", replace(FEW, controls=0))
+    np.testing.assert_allclose(
+        alone.items["network"], alone.items[[f"block-{b}" for b in range(3)]].mean(axis=1)
+    )
     empty = Network({}, network.sites, network.model_hash, {})
     with pytest.raises(OptionError, match="no units"):
         profile(model, empty, folder / "conditions.toml", FEW)

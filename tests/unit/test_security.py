@@ -121,8 +121,9 @@ def test_the_walk_sees_what_is_wrong(code):
 
 @pytest.mark.parametrize(
     "code",
-    ["model.eval()", "Model().eval()", "re.compile(x)", "import http", "np.load(p, allow_pickle=False)",
-     "Environment(autoescape=True)", "torch.load(p, weights_only=True)", "run(w, shell=False)"],
+    ["model.eval()", "Model().eval()", "re.compile(x)", "import http",
+     "np.load(p, allow_pickle=False)", "Environment(autoescape=True)",
+     "torch.load(p, weights_only=True)", "run(w, shell=False)"],
 )  # fmt: skip
 def test_the_walk_lets_pass_what_is_right(code):
     assert not list(faults(ast.parse(code), "onnxloc/x.py"))

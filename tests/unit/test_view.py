@@ -268,6 +268,20 @@ def test_paths_lead_nowhere(server, folder, target):
     assert "evil" not in answer.text
 
 
+def test_a_file_that_is_a_link_is_refused(tmp_path):
+    run = fake_run(tmp_path / "runs" / "run", **SMALL)
+    units = (run / "units.parquet").rename(tmp_path / "units.parquet")
+    (run / "units.parquet").symlink_to(units)
+    other = fake_run(tmp_path / "runs" / "other", **SMALL)
+    with ViewServer([run.parent]) as server:
+        keys = {entry.folder: key for key, entry in Collection([run.parent]).entries().items()}
+        for target in (f"/run/{keys[run]}", f"/compare?run={keys[run]}&run={keys[other]}"):
+            page = server.pages.answer(target)
+            assert page.status == 422
+            assert "units.parquet in" in page.html
+            assert "is a link" in page.html
+
+
 def test_it_is_no_proxy(server):
     host = f"127.0.0.1:{server.server_address[1]}"
     assert Answer(server, f"http://{host}/", Host=host).status == 404

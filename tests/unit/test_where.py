@@ -1,6 +1,7 @@
 """Where the network of a tiny model lies, over all its operations."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -149,6 +150,25 @@ def test_a_run_of_one_kind_is_not_asked_to_predict(folder):
     assert found.by("block")["group"].tolist() == ["0", "1", "2"]
     assert not found.notes
     assert set(found.depth) == {"network", "searched", "p"}
+
+
+def test_a_model_without_blocks_has_operations_alone(folder, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(folder / "ops", run)
+    table = pd.read_parquet(run / UNITS_FILE)
+    table["block"] = pd.array([pd.NA] * len(table), dtype="Int32")
+    table["role"] = "op"
+    table.to_parquet(run / UNITS_FILE)
+    summary = json.loads((run / "summary.json").read_text())
+    summary["model"]["blocks"] = None
+    (run / "summary.json").write_text(json.dumps(summary))
+    found = where(run, None, FEW)
+    assert found.groups["by"].unique().tolist() == ["op type"]
+    assert not found.depth
+    assert not found.prediction
+    page = render_where(found, "run")
+    assert page.count('type="application/json"') == 1
+    assert "In depth" not in page
 
 
 def test_what_is_refused(folder, tmp_path):
