@@ -57,7 +57,7 @@ class GGUFFile:
         self.path = path
         # A pipe would block.
         if path.exists() and not path.is_file():
-            raise ExportError(f"{path} is not a file")
+            raise ExportError(f"cannot read {path}: it is not a file")
         try:
             with path.open("rb") as file:
                 magic = file.read(len(MAGIC))

@@ -2,7 +2,10 @@
 
 import json
 import os
+import struct
+import tokenize
 import zipfile
+import zlib
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -20,7 +23,7 @@ HEADER = "header"
 # What a damaged .npz file raises, whatever part of it is damaged.
 UNREADABLE = (
     OSError, EOFError, KeyError, MemoryError, NotImplementedError, ValueError, RuntimeError,
-    zipfile.BadZipFile,
+    SyntaxError, struct.error, tokenize.TokenError, zipfile.BadZipFile, zlib.error,
 )  # fmt: skip
 
 
@@ -33,10 +36,12 @@ def write_state(file: Path, header: Mapping[str, Any], arrays: Mapping[str, NDAr
         If it cannot be written.
     """
     text = np.frombuffer(json.dumps(header).encode(), dtype=np.uint8)
+    members: dict[str, Any] = {HEADER: text, **arrays}
     half = file.with_suffix(HALF_SUFFIX)
     try:
         with half.open("wb") as stream:
-            np.savez(stream, allow_pickle=False, **{HEADER: text, **arrays})
+            # numpy below 2.1 takes allow_pickle for an array; the arrays are of numbers.
+            np.savez(stream, **members)
             stream.flush()
             os.fsync(stream.fileno())
         half.replace(file)

@@ -6,6 +6,7 @@ the reader's colour scheme changes.
 
 import html
 import math
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,7 @@ __all__ = [
     "plain",
     "scale",
     "short",
+    "wrapped",
 ]
 
 CHANCE = "var(--chance)"
@@ -121,6 +123,11 @@ def short(text: str, length: int) -> str:
         return text
     head = (length - 1) // 2
     return f"{text[:head]}…{text[len(text) - (length - 1 - head) :]}"
+
+
+def wrapped(text: str, length: int = 16) -> str:
+    """Text for an axis, in lines of at most `length` characters where words allow it."""
+    return "<br>".join(plain(line) for line in textwrap.wrap(text, length)) or plain(text)
 
 
 def layout(height: int, **more: Any) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from onnxloc.report.chart import (
     layout,
     plain,
     scale,
+    wrapped,
 )
 from onnxloc.report.effect_charts import score_name
 from onnxloc.report.folder import Comparison, Effect
@@ -26,6 +27,8 @@ __all__ = ["difference_chart"]
 _RANDOM = "random controls"
 # Height of a condition's line, and of all lines of many conditions, in CSS pixels.
 _LINE, _ALL = 14, 1_000
+# Between kinds, in lines.
+_GAP = 0.8
 
 
 @dataclass(frozen=True)
@@ -57,11 +60,13 @@ def difference_chart(effect: Effect) -> Chart | None:
     rows = [row for row in _rows(effect) if row.versus.difference is not None]
     if not rows:
         return None
+    kinds = list(dict.fromkeys(row.kind for row in rows))
+    spot = [i + _GAP * kinds.index(row.kind) for i, row in enumerate(rows)]
+    end = spot[-1] + 0.7
     figure = go.Figure()
-    spots = range(len(rows))
     figure.add_scatter(
         x=[0, 0],
-        y=[-0.7, len(rows) - 0.3],
+        y=[-0.7, end],
         mode="lines",
         line={"color": INTACT, "width": 2},
         name="intact",
@@ -71,11 +76,11 @@ def difference_chart(effect: Effect) -> Chart | None:
         (True, NETWORK, "diamond", "network"),
         (False, CONTROL, "circle", "controls"),
     ):
-        picked = [i for i in spots if (rows[i].kind in ("network", WITHOUT)) is own]
+        picked = [i for i, row in enumerate(rows) if (row.kind in ("network", WITHOUT)) is own]
         if picked:
             figure.add_scatter(
                 x=[rows[i].versus.difference for i in picked],
-                y=picked,
+                y=[spot[i] for i in picked],
                 mode="markers",
                 marker={"color": colour, "symbol": symbol, "size": 12 if own else 7},
                 error_x=_bars([rows[i].versus for i in picked], colour),
@@ -83,17 +88,17 @@ def difference_chart(effect: Effect) -> Chart | None:
                 hovertext=[plain(f"{rows[i].name}: {_said(rows[i].versus)}") for i in picked],
                 hoverinfo="text",
             )
-    kinds = list(dict.fromkeys(row.kind for row in rows))
-    middle = {k: [i for i in spots if rows[i].kind == k] for k in kinds}
+    members = [[y for y, row in zip(spot, rows, strict=True) if row.kind == k] for k in kinds]
     height = 130 + round(len(rows) * min(_LINE, max(4.0, _ALL / len(rows)))) + 10 * len(kinds)
-    figure.update_layout(layout(height))
+    narrow = {"narrow": [wrapped(kind) for kind in kinds]}
+    figure.update_layout(layout(height, meta=narrow))
     ends = [v for row in rows for v in (row.versus.low, row.versus.difference, row.versus.high)]
     name = f"{score_name(effect)}: difference from intact"
-    figure.update_xaxes(scale(name, False, [*ends, 0.0], None))
+    figure.update_xaxes(scale("Difference from intact", False, [*ends, 0.0], None))
     figure.update_yaxes(
-        tickvals=[sum(own) / len(own) for own in middle.values()],
+        tickvals=[sum(own) / len(own) for own in members],
         ticktext=[plain(kind).replace(", ", ",<br>", 1) for kind in kinds],
-        range=[len(rows) - 0.3, -0.7],
+        range=[end, -0.7],
         showgrid=False,
     )
     label = (

@@ -17,6 +17,7 @@ from onnxloc.report.chart import (
     layout,
     plain,
     scale,
+    wrapped,
 )
 from onnxloc.report.finding import Finding
 from onnxloc.report.folder import Ablated, Effect, KindEffect, NetworkFacts
@@ -266,7 +267,7 @@ def kind_chart(effect: Effect, ablated: Ablated) -> Chart:
             hoverinfo="text",
         )  # fmt: skip
     height = 150 + 44 * len(names)
-    figure.update_layout(layout(height))
+    figure.update_layout(layout(height, meta={"narrow": [wrapped(name) for name in names]}))
     everything = [v for kind in effect.kinds for v in shown.of(kind)]
     axis = f"{shown.name.capitalize()} (log axis)" if shown.log else shown.name.capitalize()
     values = [*everything, shown.intact, shown.network, shown.rest]

@@ -149,7 +149,7 @@ def _profile(measured: Measured) -> str:
     x = Scale(min(ends) - 0.05, max(ends) + 0.05, 180, _WIDTH - 30)
     canvas.line([(x(0), 45), (x(0), height - 40)], INK, 1, "2 4")
     for value in (x.low, 0.0, x.high):
-        canvas.text(x(value), height - 22, f"{value:.2f}", "middle")
+        canvas.text(x(value), height - 22, f"{value:.2f}".replace("-", "−"), "middle")
     for i, row in enumerate(rows):
         at = 60 + 30 * i
         canvas.text(170, at + 4, row.label, "end")

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from datetime import UTC, date, datetime
 from pathlib import Path
 
+from onnxloc.report import write_report
 from onnxloc.report.reproduction_figures import figures
 from onnxloc.report.words import count, integer, number, percent, score, signed
-from onnxloc.store import Manifest, write_json
+from onnxloc.store import Manifest, write_json, write_summary
 from onnxloc.studies.claims import Claim, judge
 from onnxloc.studies.reproduce import Reproduction
 from onnxloc.studies.reproduced import Measured, SizeEffect
@@ -31,7 +32,7 @@ KINDS = {
 
 
 def write_reproduction(folder: Path, found: Reproduction, name: str, command: str) -> None:
-    """Write page, figures and numbers into an empty folder.
+    """Write page, figures and numbers into an empty folder, and the ablation's page and tables.
 
     Parameters
     ----------
@@ -60,10 +61,12 @@ def write_reproduction(folder: Path, found: Reproduction, name: str, command: st
         },
     )
     found.ablation.write(folder)
+    write_summary(folder, found.ablation.summary)
     found.profile.conditions.to_csv(folder / "profile.csv", index=False)
     found.profile.tests.to_csv(folder / "profile_tests.csv", index=False)
     steps = (found.ablation.step, found.profile.step)
     Manifest(name=name, steps=steps).write(folder)
+    write_report(folder)
 
 
 def machine() -> str:
@@ -145,8 +148,8 @@ def _opening(found: Reproduction, command: str, where: str, when: date) -> str:
 
 
 def _short(claims: Sequence[Claim]) -> str:
-    rows = [[claim.title, f"**{claim.verdict}**", claim.found[0]] for claim in claims]
-    return _table(["claim", "here", "what came out first"], rows)
+    rows = [[claim.title, f"**{claim.verdict}**", claim.line] for claim in claims]
+    return _table(["claim", "here", "what came out"], rows)
 
 
 def _claim(claim: Claim) -> str:
@@ -175,7 +178,14 @@ def _effects(effect: SizeEffect) -> str:
     ]
     if effect.without_massive is not None:
         rows.append(
-            ["network, massive units kept", "1", score(effect.without_massive), "-", "-", "-"]
+            [
+                "network, but for its massive units",
+                "1",
+                score(effect.without_massive),
+                "-",
+                "-",
+                "-",
+            ]
         )
     for kind in effect.kinds:
         low, high = min(kind.scores), max(kind.scores)
@@ -245,6 +255,8 @@ def _reading(found: Reproduction) -> str:
         f"- With {found.options.controls} controls no p of a kind can fall below {least:.3f}.\n"
         "- Kinds of control are described in [controls](controls.md), the localizers in "
         "[localizers](localizers.md), the profile in [profile](profile.md).\n"
+        "- The conditions of a localizer differ in more than what they are named for: hard sums, "
+        "for one, have more digits than easy ones. That units tell them apart does not say why.\n"
         "- The paper used other stimuli (those of the brain studies) and other tasks (BLiMP, "
         "SyntaxGym, GLUE), with larger models. A difference here may be one of these."
     )

@@ -4,12 +4,12 @@ The paper is B. AlKhamissi, G. Tuckute, A. Bosselut and M. Schrimpf, *The LLM La
 arXiv:2411.02280. Its claims are put in this project's words.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from onnxloc.stats.resample import Interval
-from onnxloc.studies.reproduced import Difference, Located, Measured, SizeEffect
+from onnxloc.studies.reproduced import Difference, KindScores, Located, Measured, SizeEffect
 
 __all__ = ["Claim", "Verdict", "judge"]
 
@@ -49,7 +49,9 @@ class Claim:
     verdict : {"agrees", "agrees in part", "differs", "cannot be told"}
         By the rule.
     found : tuple of str
-        What came out, a sentence each.
+        What came out.
+    short : str
+        The same in a line or two; empty for the first of `found`.
     """
 
     title: str
@@ -57,6 +59,12 @@ class Claim:
     rule: str
     verdict: Verdict
     found: tuple[str, ...]
+    short: str = ""
+
+    @property
+    def line(self) -> str:
+        """What came out, in short."""
+        return self.short or self.found[0]
 
 
 def judge(measured: Measured) -> tuple[Claim, ...]:
@@ -103,6 +111,7 @@ def _selective(measured: Measured) -> Claim:
         "agree: differs.",
         verdict=_verdict(ok) if own.n_significant and own.holds else "differs",
         found=tuple(found),
+        short=f"{found[0]} In an untrained copy {copy.n_significant:,} do.",
     )
 
 
@@ -125,64 +134,89 @@ def _number(value: float | None) -> str:
 def _breaks(measured: Measured) -> Claim:
     effect = measured.pairs[-1]
     found = [_drop(effect)]
-    ok = [effect.harms]
-    for kind in effect.kinds:
-        if kind.kind not in RANDOM:
-            continue
-        harmless = effect.harms and kind.as_harmful == 0 and effect.share(kind) < HARMLESS
-        ok.append(harmless)
-        share = f", {effect.share(kind):.0%} of the network's loss" if effect.harms else ""
+    for kind in _random(effect):
+        share = f", {_percent(effect.share(kind))} of the network's loss" if effect.harms else ""
         found.append(
             f"Random networks {NAMES[kind.kind]}: median {kind.median:.3f}{share}; "
             f"{kind.as_harmful} of {len(kind.scores)} score as the network or lower "
             f"(p = {kind.p:.3f})."
         )
-    if effect.without_massive is not None:
-        found.append(
-            "With its units of very large activation left as they are, zeroing the others takes "
-            f"accuracy to {effect.without_massive:.3f}."
-        )
+    rest = _rest(effect)
     return Claim(
         title="Ablation breaks language",
         paper="Zeroing the top 1 % of units lowers scores on linguistic tests drastically; zeroing "
         "as many random units does not.",
         rule="the 95 % interval of network minus intact lies below 0; and of each kind of random "
-        f"control no network scores as low, and the median loses less than {HARMLESS:.0%} of what "
-        "the network loses.",
-        verdict=_verdict(ok) if effect.harms else "differs",
-        found=tuple(found),
+        f"control no network scores as low, and the median loses less than {_percent(HARMLESS)} "
+        "of what the network loses. In part, if the interval lies below 0.",
+        verdict=_harm([effect]),
+        found=(*found, rest) if rest else tuple(found),
+        short=f"{found[0]} {_worst(effect)}".strip(),
     )
+
+
+def _random(effect: SizeEffect) -> list[KindScores]:
+    return [kind for kind in effect.kinds if kind.kind in RANDOM]
+
+
+def _harm(effects: Sequence[SizeEffect]) -> Verdict:
+    """Whether the network does harm at every size, and random networks do none beside it."""
+    if not any(effect.harms for effect in effects):
+        return "differs"
+    alone = all(
+        effect.harms and kind.as_harmful == 0 and effect.share(kind) < HARMLESS
+        for effect in effects
+        for kind in _random(effect)
+    )
+    return "agrees" if alone and all(effect.harms for effect in effects) else "agrees in part"
 
 
 def _drop(effect: SizeEffect) -> str:
     return (
         f"With {effect.size:g} % of the units zeroed ({effect.units:,}), accuracy on "
         f"{effect.n_items:,} minimal pairs goes from {effect.intact:.3f} to {effect.network:.3f}: "
-        f"{effect.difference:+.3f} ({effect.low:+.3f} to {effect.high:+.3f})."
+        f"{_signed(effect.difference, 3)} ({_signed(effect.low, 3)} to {_signed(effect.high, 3)})."
+    )
+
+
+def _worst(effect: SizeEffect) -> str:
+    """The kind of random network that does most harm, if the network does any."""
+    if not effect.harms or not _random(effect):
+        return ""
+    kind = max(_random(effect), key=effect.share)
+    return (
+        f"Random networks {NAMES[kind.kind]} lose {_percent(effect.share(kind))} of that in the "
+        "median."
+    )
+
+
+def _rest(effect: SizeEffect) -> str:
+    """What the network does without its massive units."""
+    if effect.without_massive is None:
+        return ""
+    return (
+        "With its units of very large activation left as they are, zeroing the others takes "
+        f"accuracy to {effect.without_massive:.3f}."
     )
 
 
 def _small(measured: Measured) -> Claim:
     small = [effect for effect in measured.pairs if effect.size <= SMALL]
-    found, harms, alone = [], [], []
+    found = []
     for effect in small:
-        harms.append(effect.harms)
-        kinds = [kind for kind in effect.kinds if kind.kind in RANDOM]
-        alone.append(effect.harms and all(kind.as_harmful == 0 for kind in kinds))
         counts = ", ".join(
-            f"{kind.as_harmful} of {len(kind.scores)} {NAMES[kind.kind]}" for kind in kinds
+            f"{kind.as_harmful} of {len(kind.scores)} {NAMES[kind.kind]}"
+            for kind in _random(effect)
         )
-        found.append(f"{_drop(effect)} As harmful: {counts}.")
-    verdict: Verdict = "cannot be told"
-    if small:
-        verdict = "agrees" if any(alone) else "agrees in part" if any(harms) else "differs"
+        parts = (_drop(effect), f"As harmful: {counts}.", _worst(effect), _rest(effect))
+        found.append(" ".join(part for part in parts if part))
     return Claim(
         title="Few units are enough",
         paper="Effects are there already when 0.125 or 0.25 % of the units are zeroed.",
-        rule=f"at a size of {SMALL} % or less the 95 % interval lies below 0, and no random "
-        "control scores as low; in part, if some controls do.",
-        verdict=verdict,
+        rule=f"that of the claim that ablation breaks language, at each size of {SMALL} % or less.",
+        verdict=_harm(small) if small else "cannot be told",
         found=tuple(found) or ("No such size was run.",),
+        short=f"{_drop(small[0])} {_worst(small[0])}".strip() if small else "",
     )
 
 
@@ -209,7 +243,8 @@ def _profile(measured: Measured) -> Claim:
 def _said(one: Difference) -> str:
     yes = "yes" if one.low > 0 and one.p < ALPHA else "no"
     return (
-        f"{one.a} above {one.b}: {yes}; {one.difference:+.2f} ({one.low:+.2f} to {one.high:+.2f}), "
+        f"{one.a} above {one.b}: {yes}; {_signed(one.difference, 2)} "
+        f"({_signed(one.low, 2)} to {_signed(one.high, 2)}), "
         f"p {_p(one.p)}; beside random networks p {_p(one.p_controls)}."
     )
 
@@ -219,11 +254,12 @@ def _p(value: float) -> str:
 
 
 def _others(measured: Measured) -> Claim:
-    found = []
+    found, short = [], []
     for own in measured.others:
-        there = own.n_significant > 0 and own.holds
+        there = "found" if own.n_significant > 0 and own.holds else "not found"
+        short.append(f"{own.name}: {there}")
         found.append(
-            f"{own.name}: {'found' if there else 'not found'}. {own.n_significant:,} of "
+            f"{own.name}: {there}. {own.n_significant:,} of "
             f"{own.n_units:,} units respond more to {own.positive} than to {own.control} at a "
             f"false discovery rate of 5 %. {_halves(own)} With the language network it shares Dice "
             f"{_number(own.dice_language)} (chance {_number(own.dice_language_chance)})."
@@ -237,7 +273,16 @@ def _others(measured: Measured) -> Claim:
         "above chance.",
         verdict="cannot be told",
         found=tuple(found),
+        short=f"{'; '.join(short)}.",
     )
+
+
+def _signed(value: float, decimals: int) -> str:
+    return f"{value:+.{decimals}f}".replace("-", "−")
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %".replace("-", "−")
 
 
 def _verdict(ok: Iterable[bool]) -> Verdict:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from onnxloc.choose import Selection, top_units
 from onnxloc.controls import draw_controls
-from onnxloc.errors import OptionError
+from onnxloc.errors import AnatomyError, OptionError
 from onnxloc.network import Network, network_from_flat
 from onnxloc.runtime.model import Model
 from onnxloc.runtime.providers import RuntimeOptions
@@ -365,8 +365,11 @@ def _tasks(model: Model, stimuli: StimulusSet, options: RobustnessOptions) -> tu
     """Minimal pairs, and the localizer's sentences."""
     if not options.effects:
         return ()
-    # Found wrong only after the stimuli were run, it would cost their run.
-    _ = model.logits
+    try:
+        # Found wrong only after the stimuli were run, it would cost their run.
+        _ = model.logits
+    except AnatomyError as error:
+        raise OptionError(f"{error}; leave the ablations out with --no-effects") from error
     pairs = load_task("pairs")
     text = load_task("text", TaskInputs(stimuli.positive, f"the localizer {stimuli.name}"))
     return (

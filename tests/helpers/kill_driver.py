@@ -1,9 +1,9 @@
 """Runs commands in forked children, and kills them where it is told to.
 
 Reads a JSON object a line from standard input: `words` of the command line; `after`, seconds until
-the child is killed, or `event`, before which step on files under the working folder it kills
-itself; `limit`, bytes that no file may exceed. Answers with one: `status` (-9 if killed),
-`seconds`, `events` (0 if killed) and `said`.
+the child is killed, counted from when the file or folder `seen` is there; or `event`, before which
+step on files under the working folder it kills itself; `limit`, bytes that no file may exceed.
+Answers with one: `status` (-9 if killed), `seconds`, `events` (0 if killed) and `said`.
 """
 
 import json
@@ -31,7 +31,7 @@ class Driver:
             env={**os.environ, **environment},
         )
 
-    def __call__(self, *words: str, **order: float) -> dict:
+    def __call__(self, *words: str, **order: float | str) -> dict:
         """Run a command, which may be killed: see above."""
         self.process.stdin.write(json.dumps({"words": words, **order}) + "\n")
         self.process.stdin.flush()
@@ -105,6 +105,11 @@ def child(order: dict, said: int, events: int) -> None:
     os._exit(status)
 
 
+def alive(pid: int) -> bool:
+    """Whether a child has not ended; it stays to be waited for."""
+    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
+
+
 def run(order: dict) -> dict:
     # What is said fits into the pipe; a file would fall under the limit, too.
     (reads, writes), (hears, says) = os.pipe(), os.pipe()
@@ -118,6 +123,8 @@ def run(order: dict) -> dict:
     os.close(writes)
     os.close(says)
     if "after" in order:
+        while "seen" in order and not Path(order["seen"]).exists() and alive(pid):
+            time.sleep(0.001)
         time.sleep(order["after"])
         os.kill(pid, signal.SIGKILL)
     with os.fdopen(hears, "rb") as stream:

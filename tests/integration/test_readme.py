@@ -131,6 +131,24 @@ def test_the_blocks_are_found():
     assert [block.place for block in BLOCKS if block.language not in (*RUN, *SHOWN)] == []
 
 
+def test_no_command_stands_outside_the_blocks_that_are_run():
+    hidden = [
+        (page.name, line)
+        for page in PAGES
+        for line in FENCE.sub("", page.read_text(encoding="utf-8")).splitlines()
+        if re.match(r"(?: {4}|\t)\s*(?:\$ |(?:onnxloc|pip|python3?|pytest) )", line)
+    ]
+    shown = [block for block in BLOCKS if block.language in SHOWN]
+    hidden += [
+        (block.place, line)
+        for block in shown
+        for line in block.code.splitlines()
+        if re.match(r"\$ |(?:onnxloc|pip|python3?|pytest) [\w-]", line)
+    ]
+    assert hidden == []
+    assert shown
+
+
 def test_installing_is_as_ci_and_the_package_have_it():
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
         "optional-dependencies"
@@ -141,7 +159,7 @@ def test_installing_is_as_ci_and_the_package_have_it():
         if words[-1].startswith("examples/"):
             assert (ROOT / words[-1] / "pyproject.toml").is_file()
             continue
-        named = re.fullmatch(r"\.\[([\w,]+)\]", words[-1])
+        named = re.fullmatch(r"\.\[([\w,-]+)\]", words[-1])
         assert words[:2] == ["pip", "install"]
         assert set(named[1].split(",")) <= set(extras)
         for file in (words[i + 1] for i, word in enumerate(words) if word == "-c"):

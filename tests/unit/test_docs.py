@@ -105,7 +105,7 @@ def messages_of(page):
     for line in page.read_text(encoding="utf-8").splitlines():
         told = re.match(r"\| `([^`]+)` \|", line)
         if told:
-            yield told[1].replace("\\|", "|")
+            yield told[1]
 
 
 def told_by(message, strings):

@@ -19,10 +19,11 @@ from onnxloc_exporters.gguf_reader import GGUFFile
 from onnxloc.activations import Activations, Index
 from onnxloc.bundle import Bundle
 from onnxloc.cli import main
-from onnxloc.errors import OnnxlocError
+from onnxloc.errors import OnnxlocError, RunError
 from onnxloc.network import Network
 from onnxloc.recipes import load_recipe
 from onnxloc.report.folder import read_run
+from onnxloc.state_file import UNREADABLE, read_state, write_state
 from onnxloc.stimuli.arrays import load_arrays
 from onnxloc.stimuli.localizer_file import LocalizerFile
 from onnxloc.stimuli.tables import read_table
@@ -71,6 +72,14 @@ def _activations(file):
     return Activations(file.parent, Index.read(file), None)  # type: ignore[arg-type]
 
 
+def _state(file):
+    # Whoever resumes a run makes this error of these.
+    try:
+        return read_state(file)
+    except UNREADABLE as error:
+        raise RunError(f"damaged: {str(error)[:500]}") from error
+
+
 READERS = {
     "csv": Reader(read_table, "x.csv", "stimuli.csv"),
     "jsonl": Reader(read_table, "x.jsonl", "stimuli.jsonl", lines=True),
@@ -94,6 +103,7 @@ READERS = {
     "page": Reader(lambda f: read_run(f.parent), "summary.json", "run/summary.json"),
     "units": Reader(lambda f: read_run(f.parent), "units.parquet", "run/units.parquet"),
     "index": Reader(_activations, "activations.json", "run/activations.json"),
+    "state": Reader(_state, "x.npz", "state.npz"),
     "recipe": Reader(lambda file: load_recipe(str(file)), "x.toml", "recipe.toml"),
     "gguf": Reader(lambda f: list(GGUFFile(f).tensors), "x.gguf", "tiny.gguf"),
 }
@@ -111,6 +121,7 @@ def wholes(tmp_path_factory):
     np.save(work / "vector.npy", np.arange(5.0))
     sides = np.array(["positive", "control"] * 3)
     np.savez(work / "arrays.npz", x=np.ones((6, 2), np.float32), condition=sides)
+    write_state(work / "state.npz", {"format": 1}, {"sum": np.ones(3)})
     region = {"region_number": 1, "content": "a dog"}
     suite = {
         "meta": {"name": "x", "metric": "sum"},

@@ -78,11 +78,12 @@ def test_every_condition_has_its_interval():
     )
     points = drawn(made)
     assert list(points) == ["network", WITHOUT, "control-01", "control-00", "least-00"]
-    assert [row for row, *_ in points.values()] == [0, 1, 2, 3, 4]
+    # A gap stands between kinds.
+    assert [row for row, *_ in points.values()] == pytest.approx([0, 1.8, 3.6, 4.6, 6.4])
     assert points["network"][1:] == pytest.approx((-0.5, -0.4, -0.35))
     assert points["control-01"][1:] == pytest.approx((-0.2, -0.1, -0.05))
     ticks = json.loads(made.json)["layout"]["yaxis"]
-    assert ticks["tickvals"] == [0, 1, 2.5, 4]
+    assert ticks["tickvals"] == pytest.approx([0, 1.8, 4.1, 6.4])
     assert [text.replace("<br>", " ") for text in ticks["ticktext"]] == [
         "network", WITHOUT, KIND_NAMES["site"], KIND_NAMES["least"],
     ]  # fmt: skip

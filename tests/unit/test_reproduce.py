@@ -20,6 +20,7 @@ from onnxloc.report.svg import Canvas, Scale
 from onnxloc.runtime.model import Model
 from onnxloc.stats.resample import Interval
 from onnxloc.stimuli import load_stimuli
+from onnxloc.store import Run
 from onnxloc.studies import reproduce as study
 from onnxloc.studies.claims import judge
 from onnxloc.studies.reproduce import ReproduceOptions, reproduce
@@ -115,6 +116,7 @@ def test_numbers_that_agree(agreeing):
     others = judge(agreeing)[4].found
     assert others[0].startswith("multiple-demand: found.")
     assert others[1].startswith("theory-of-mind: not found.")
+    assert judge(agreeing)[4].line == "multiple-demand: found; theory-of-mind: not found."
 
 
 @pytest.mark.parametrize(
@@ -143,13 +145,24 @@ def test_an_untrained_copy_that_repeats_itself_is_said(agreeing):
         ({"high": 0.0}, "differs", "differs"),
         ({"kinds": kinds(as_harmful=1)}, "agrees in part", "agrees in part"),
         # The median loses 0.1 of 0.3.
-        ({"kinds": kinds(at=0.7)}, "agrees in part", "agrees"),
+        ({"kinds": kinds(at=0.7)}, "agrees in part", "agrees in part"),
         ({"kinds": kinds(at=0.73)}, "agrees", "agrees"),
     ],
 )
 def test_ablation(agreeing, changed, breaks, small):
     both = (effect(0.25, **changed), effect(1.0, **changed))
     assert verdicts(replace(agreeing, effects=both))[1:3] == [breaks, small]
+
+
+def test_every_small_size_counts(agreeing):
+    sizes = (effect(0.125, high=0.01), effect(0.25), effect(1.0))
+    assert verdicts(replace(agreeing, effects=sizes))[1:3] == ["agrees", "agrees in part"]
+    line = judge(agreeing)[1].line
+    # 0.02 of 0.3, of every kind.
+    assert line.endswith("lose 7 % of that in the median.")
+    rest = (effect(0.25, without_massive=0.75), effect(1.0))
+    small = judge(replace(agreeing, effects=rest))[2]
+    assert "takes accuracy to 0.750." in small.found[0]
 
 
 def test_one_kind_that_does_harm_is_enough_to_differ_in_part(agreeing):
@@ -254,7 +267,7 @@ def test_the_folder(found, tmp_path):
     names = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
     assert names == {
         "effects.parquet", "manifest.json", "network.parquet", "profile.csv", "profile_tests.csv",
-        "reproduction.json", "reproduction.md",
+        "report.html", "reproduction.json", "reproduction.md", "summary.json",
         *(f"reproduction/{name}.svg" for name in ("sizes", "phenomena", "layers", "profile")),
     }  # fmt: skip
     text = (tmp_path / "reproduction.md").read_text()
@@ -272,6 +285,7 @@ def test_the_folder(found, tmp_path):
     record = json.loads((tmp_path / "reproduction.json").read_text())
     assert [claim["verdict"] for claim in record["claims"]] == [claim.verdict for claim in claims]
     assert len(pd.read_csv(tmp_path / "profile.csv"))
+    assert Run.open(tmp_path).summary["ablate"]["battery"]
 
 
 def test_every_table_of_the_page_is_whole(found):

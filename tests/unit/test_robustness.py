@@ -11,7 +11,7 @@ from helpers.tiny_bundle import MODEL, snapshot, write_stimuli, write_tiny_bundl
 
 from onnxloc.choose import Selection
 from onnxloc.cli import main
-from onnxloc.errors import OnnxlocError, OptionError
+from onnxloc.errors import AnatomyError, OnnxlocError, OptionError
 from onnxloc.network import Network
 from onnxloc.report.robustness_page import render_robustness
 from onnxloc.runtime.model import Model
@@ -241,6 +241,16 @@ def test_bad_input_gives_a_line_and_leaves_nothing(words, folder, monkeypatch, c
     assert said.err.count("\n") == 1
     assert snapshot(folder) == before
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_without_logits_is_told_how_to_go_on(model, stimuli, monkeypatch):
+    def none(self):
+        raise AnatomyError("it has no logits")
+
+    monkeypatch.setattr(Model, "logits", property(none))
+    with pytest.raises(OptionError, match="--no-effects"):
+        robustness(model, stimuli, FEW)
+    assert robustness(model, stimuli, replace(FEW, effects=False)).effects == ()
 
 
 @pytest.mark.parametrize("name", ["signed", "intact", "control-01"])
