@@ -188,6 +188,9 @@ MORE = {
         (["export", "gguf", "pipe.csv", "-o", "out"], ["pipe.csv"]),
         (["export", "gguf", "magic.gguf", "-o", "out"], ["magic.gguf"]),
         (["export", "gguf", "short.gguf", "-o", "out"], ["short.gguf"]),
+    ],
+    # These need torch.
+    "torch-checkpoints": [
         (["export", "torch", "pickled-checkpoint", "-o", "out"],
          ["holds pickled weights, which can run code and are not read"]),
         (["export", "torch", "outward-checkpoint", "-o", "out"],

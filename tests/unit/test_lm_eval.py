@@ -188,3 +188,30 @@ def test_the_harness_runs_a_local_task(
             right.append(int(np.argmax(scores)) == answer)
         assert found["results"]["tiny_choice"]["acc,none"] == pytest.approx(np.mean(right))
         assert len(found["samples"]["tiny_choice"]) == 2
+
+
+def test_the_command_hands_its_words_on(monkeypatch):
+    import sys
+
+    import lm_eval.__main__ as harness
+
+    from onnxloc.cli import main
+
+    seen, before = [], sys.argv
+    monkeypatch.setattr(harness, "cli_evaluate", lambda: seen.append(sys.argv))
+    assert main(["lm-eval", "run", "--model", "onnxloc", "--", "--help"]) == 0
+    assert seen[0][:4] == ["onnxloc lm-eval", "run", "--model", "onnxloc"]
+    assert sys.argv is before
+
+
+def test_the_command_says_what_to_install(monkeypatch, capsys):
+    import sys
+
+    from onnxloc.cli import main
+
+    monkeypatch.setitem(sys.modules, "lm_eval.__main__", None)
+    assert main(["lm-eval", "run"]) == 2
+    said = capsys.readouterr()
+    assert said.err.startswith("onnxloc: error: lm-evaluation-harness cannot be imported")
+    assert "onnxloc[lm-eval]" in said.err
+    assert said.err.count("\n") == 1
