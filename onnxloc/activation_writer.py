@@ -2,7 +2,7 @@
 
 import hashlib
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,12 @@ from onnxloc.folder import sha256_file
 from onnxloc.store import write_json, write_table
 
 __all__ = ["ActivationWriter", "check_space"]
+
+# The SHA-256 of what was written of each site until then, [sites, bytes].
+WRITTEN = "activations_sha256"
+AFRESH = "--force starts afresh"
+
+Array = NDArray[Any]
 
 # Rows wait in memory until a chunk of all sites is whole.
 BUFFER_BYTES = 256 << 20
@@ -108,6 +114,76 @@ class ActivationWriter:
             )
             self._arrays.append(array)
             self._buffers.append(np.zeros((self._chunk_rows, units), DTYPES[dtype]))
+
+    def resume(self, folder: Path, rows: NDArray[np.int64], saved: Mapping[str, Array]) -> None:
+        """Go on in a folder that another writer of the same sites and rows began.
+
+        Parameters
+        ----------
+        folder : Path
+            Where it wrote.
+        rows : ndarray of int64
+            The stimuli that it had taken, in that order, when the state was saved.
+        saved : mapping of str to ndarray
+            That state.
+
+        Raises
+        ------
+        RunError
+            If what lies there is not what was written.
+        """
+        self._folder = folder
+        self._order = rows.tolist()
+        self._filled = len(rows) % self._chunk_rows
+        for i, (site, units, dtype) in enumerate(self._sites):
+            at = folder / ACTIVATIONS_FOLDER / array_name(i)
+            damaged = RunError(
+                f"the activations of {site!r} at {at} are not those written; {AFRESH}"
+            )
+            try:
+                self._reopen(i, at, units, dtype)
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                raise damaged from error
+            if self._digest(i) != saved[WRITTEN][i].tobytes():
+                raise damaged
+
+    def _reopen(self, site: int, at: Path, units: int, dtype: str) -> None:
+        """Read what had come of a site: whole chunks into its hash, the rest into its buffer."""
+        import zarr
+        from zarr.storage import LocalStore
+
+        array: Any = zarr.open_array(LocalStore(at), mode="r+", zarr_format=3)
+        form = (array.shape, array.chunks, str(array.dtype))
+        if form != ((self._n_rows, units), (self._chunk_rows, units), dtype):
+            raise ValueError("it has another form")
+        whole = len(self._order) - self._filled
+        for start in range(0, whole, self._chunk_rows):
+            values = array[start : start + self._chunk_rows]
+            self._hashes[site].update(np.ascontiguousarray(values, DTYPES[dtype]).data)
+        buffer = np.zeros((self._chunk_rows, units), DTYPES[dtype])
+        buffer[: self._filled] = array[whole : len(self._order)]
+        self._arrays.append(array)
+        self._buffers.append(buffer)
+
+    def fresh_state(self) -> dict[str, Array]:
+        """The state before the first stimulus."""
+        empty = hashlib.sha256().digest() * len(self._sites)
+        return {WRITTEN: np.frombuffer(empty, np.uint8).reshape(len(self._sites), -1)}
+
+    def state(self) -> dict[str, Array]:
+        """Write all that has come, and say what `resume` needs to know."""
+        stop = len(self._order)
+        for array, buffer in zip(self._arrays, self._buffers, strict=True):
+            if self._filled:
+                array[stop - self._filled : stop] = buffer[: self._filled]
+        found = b"".join(self._digest(i) for i in range(len(self._sites)))
+        return {WRITTEN: np.frombuffer(found, np.uint8).reshape(len(self._sites), -1)}
+
+    def _digest(self, site: int) -> bytes:
+        """Of all that has come of a site."""
+        digest = self._hashes[site].copy()
+        digest.update(self._buffers[site][: self._filled].data)
+        return digest.digest()
 
     def add(self, rows: NDArray[np.int64], values: Sequence[NDArray[Any]]) -> None:
         """Take the values of some stimuli: for each site ``[rows, units]``.

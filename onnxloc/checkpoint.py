@@ -9,6 +9,7 @@ complete. It goes when the run is finished.
 import json
 import os
 import platform
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -18,7 +19,7 @@ from typing import Any, Self
 
 from numpy.typing import NDArray
 
-from onnxloc.claim import claimed
+from onnxloc.claim import KEPT_FOLDER, claimed
 from onnxloc.errors import OnnxlocError, RunError
 from onnxloc.folder import check_free, new_folder
 from onnxloc.registry import one_line
@@ -116,6 +117,8 @@ class Checkpoint:
         try:
             for state in self._states:
                 state.unlink()
+            # What belongs to no state is of no use.
+            shutil.rmtree(self.folder / KEPT_FOLDER, ignore_errors=True)
         except OSError as error:
             raise RunError(f"cannot write {self.folder}: {error.strerror}") from error
 
@@ -188,21 +191,42 @@ class Checkpoint:
     def writing(self) -> Iterator[Path]:
         """An empty folder that becomes the run when the block ends well; see `new_folder`.
 
+        What was kept stands there too in the end.
+
         Raises
         ------
         RunError
             If a run stands there and may not be replaced, or it cannot be written.
         """
         # A signal that comes meanwhile finds the run finished.
-        with self.signals.held(), self.keeping() as staging:
-            yield staging
+        with self.signals.held():
+            with new_folder(self.path, force=self._force, within=self.folder) as staging:
+                yield staging
+                kept = self.folder / KEPT_FOLDER
+                if kept.is_dir():
+                    # Not moved: a kill before the run is in its place must leave it resumable.
+                    shutil.copytree(kept, staging, copy_function=_link, dirs_exist_ok=True)
+            self._finished = True
 
     @contextmanager
     def keeping(self) -> Iterator[Path]:
-        """The same for a study that writes all the while, and can be stopped meanwhile."""
-        with new_folder(self.path, force=self._force, within=self.folder) as staging:
-            yield staging
-        self._finished = True
+        """A folder that a study writes to while it goes on; it lasts as long as the states do.
+
+        Raises
+        ------
+        RunError
+            If it cannot be written.
+        """
+        folder = self.folder / KEPT_FOLDER
+        try:
+            folder.mkdir(exist_ok=True)
+            yield folder
+        except OSError as error:
+            # An error that names another file is not about this folder.
+            name = error.filename
+            if name is not None and not Path(os.fsdecode(name)).is_relative_to(self.folder):
+                raise
+            raise RunError(f"cannot write {self.path}: {error.strerror or error}") from error
 
 
 class Part:
@@ -334,6 +358,13 @@ class Part:
             raise RunError(f"{where} is damaged (its state does not fit); {AFRESH}")
         self.saved = arrays
         self.done, self.batches, self.earlier = int(numbers[0]), int(numbers[1]), numbers[2]
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # some file systems know no links
+        shutil.copy2(source, target)
 
 
 def _machine() -> dict[str, str]:

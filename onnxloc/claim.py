@@ -9,16 +9,25 @@ from pathlib import Path
 
 from onnxloc.errors import RunError
 
-__all__ = ["STAGING_PREFIX", "claimed", "hidden_name", "partial_folder", "remove_when_empty"]
+__all__ = [
+    "KEPT_FOLDER",
+    "STAGING_PREFIX",
+    "claimed",
+    "hidden_name",
+    "partial_folder",
+    "remove_when_empty",
+]
 
 LOCK_FILE = "lock"
 # Of a folder that is to take the name of the one that is being made.
 STAGING_PREFIX = "new-"
 # A state that is kept of what was not finished, and one that was being written.
 STATE = re.compile(r"\d{3}\.npz")
+# Of what is written while a study goes on; it lasts as long as the states do.
+KEPT_FOLDER = "kept"
 # A staging folder may be made within a hidden folder of its own.
 OURS = re.compile(
-    rf"{LOCK_FILE}|{STAGING_PREFIX}\w+|\.{STAGING_PREFIX}\w+\.partial|\d{{3}}\.(npz|half)"
+    rf"{LOCK_FILE}|{KEPT_FOLDER}|{STAGING_PREFIX}\w+|\.{STAGING_PREFIX}\w+\.partial|\d{{3}}\.(npz|half)"
 )
 # File names have at most 255 bytes.
 MAX_NAME = 200
@@ -84,10 +93,12 @@ def _clear(folder: Path) -> None:
                 f"{folder} is in the way: {entry.name!r} is nothing that onnxloc left; choose "
                 "another output path"
             )
+    has_state = any(STATE.fullmatch(entry.name) for entry in entries)
     for entry in entries:
         # Only the holder of the lock writes here.
         if entry.is_dir():
-            shutil.rmtree(entry)
+            if entry.name != KEPT_FOLDER or not has_state:
+                shutil.rmtree(entry)
         elif entry.name != LOCK_FILE and not STATE.fullmatch(entry.name):
             entry.unlink()
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onnxloc.errors import RunError
+from onnxloc.registry import one_line
 
 if TYPE_CHECKING:
     import numpy as np
@@ -77,9 +78,11 @@ def read_units(file: Path) -> Units:
         column: dict[str, Any] = {
             name: table[name].cast(kind).combine_chunks() for name, kind in kinds.items()
         }
+        for values in column.values():
+            # That strings are UTF-8, too.
+            values.validate(full=True)
     except (pa.ArrowException, OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise RunError(f"{file} cannot be read ({reason}); make the run again") from error
+        raise RunError(f"{file} cannot be read ({one_line(error)}); make the run again") from error
     for name in ("site", "unit", "selected"):
         if column[name].null_count:
             raise RunError(f"{file}: column {name!r} has empty cells; make the run again")

@@ -2,7 +2,9 @@
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, get_args
 
@@ -126,8 +128,8 @@ def localize_into(
 ) -> Localization:
     """Localize, and write a run folder.
 
-    What is done is saved beside the run folder every few seconds, unless activations are kept, and
-    a run that was stopped can be resumed: with the same result, to the last bit.
+    What is done is saved beside the run folder every few seconds, and a run that was stopped can be
+    resumed: with the same result, to the last bit.
 
     Parameters that are not described here are those of `localize`.
 
@@ -151,25 +153,21 @@ def localize_into(
         space; if the unfinished run is of something else.
     """
     path = Path(path)
-    if resume and keep_activations:
-        raise OptionError(
-            "a run that keeps its activations is not resumed; leave out --resume to start afresh"
-        )
-    settings: dict[str, Any] = {
-        "command": command,
-        "show_progress": show_progress,
-        "report": report,
-    }
     with Checkpoint(path, resume=resume, force=force, report=report) as checkpoint:
-        if keep_activations:
-            with checkpoint.keeping() as staging:
-                found = localize(model, stimuli, options, runtime, **settings, keep=staging)
-                found.write_run(staging, path.name)
-        else:
-            settings["checkpoint"] = checkpoint
-            found = localize(model, stimuli, options, runtime, **settings)
-            with checkpoint.writing() as staging:
-                found.write_run(staging, path.name)
+        with checkpoint.keeping() if keep_activations else nullcontext() as keep:
+            found = localize(
+                model,
+                stimuli,
+                options,
+                runtime,
+                command=command,
+                show_progress=show_progress,
+                keep=keep,
+                report=report,
+                checkpoint=checkpoint,
+            )
+        with checkpoint.writing() as staging:
+            found.write_run(staging, path.name)
     return found
 
 
@@ -206,12 +204,11 @@ def localize(
     show_progress : bool
         Draw a bar, if standard error is a terminal.
     keep : Path, optional
-        Folder of a run that is being written, where activations are to be kept; `localize_into`
-        takes care of it.
+        Folder where activations are to be kept, for `localize_into` to move into the run.
     report : callable, optional
         Told how much will be kept, before the model is run.
     checkpoint : Checkpoint, optional
-        Where what is done is saved, and what is gone on with; not where activations are kept.
+        Where what is done is saved, and what is gone on with.
 
     Raises
     ------
@@ -247,11 +244,10 @@ def localize(
         writer = ActivationWriter([(s.name, s.units, s.dtype) for s in sites], len(is_positive))
         if report is not None:
             report(writer.estimate)
-        writer.start(keep)
     widths = [site.units for site in sites]
     hashes = {"model": model.graph.hash, "stimuli": stimuli.hash, "plan": plan.hash}
     part = None
-    if checkpoint is not None and writer is None:
+    if checkpoint is not None:
         tokenizer = model.bundle.tokenizer_path
         part = checkpoint.begin(
             "localize",
@@ -262,11 +258,21 @@ def localize(
                 "tokenizer": tokenizer and sha256_file(tokenizer),
                 "max_tokens": shown.max_tokens,
                 "bos": shown.bos,
+                "activations kept": writer is not None,
             },
-            moments_state(*(Moments(sum(widths)) for _ in range(2))),
+            {
+                **moments_state(*(Moments(sum(widths)) for _ in range(2))),
+                **({} if writer is None else writer.fresh_state()),
+            },
             total=len(is_positive),
             unit="stimuli",
         )
+    if writer is not None and keep is not None:
+        if part is None or part.saved is None:
+            writer.start(keep)
+        else:
+            before = islice(shown.batches(options.batch_size), part.batches)
+            writer.resume(keep, np.concatenate([batch.rows for batch in before]), part.saved)
     loaded = time.perf_counter()
     positive, control = response_moments(
         session,
@@ -278,6 +284,8 @@ def localize(
         writer=writer,
         part=part,
     )
+    if part is not None and options.needs_values:
+        part.finish()
     kept = {} if writer is None else writer.finish(is_positive, shown.names, paired=shown.paired)
     p_fwe = None
     if keep is not None and options.needs_values:

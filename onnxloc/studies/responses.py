@@ -40,15 +40,16 @@ def response_moments(
     skip = 0 if part is None else part.batches
 
     def state() -> dict[str, NDArray[Any]]:
-        return moments_state(Moments.joined(ups), Moments.joined(downs))
+        moments = moments_state(Moments.joined(ups), Moments.joined(downs))
+        return moments if writer is None else {**moments, **writer.state()}
 
     with Progress("localizing", len(is_positive), show=show_progress) as progress:
         for number, batch in enumerate(batches):
             if number >= skip:
                 values = list(session.taps(batch).values())
-                if writer is not None:
-                    writer.add(batch.rows, values)
                 with nullcontext() if part is None else part.batch(len(batch.rows), state):
+                    if writer is not None:
+                        writer.add(batch.rows, values)
                     positive = is_positive[batch.rows]
                     _add(ups, values, positive, magnitude=magnitude)
                     _add(downs, values, ~positive, magnitude=magnitude)

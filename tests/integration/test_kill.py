@@ -25,7 +25,6 @@ COMMANDS = {
     "ablate": [*ABLATE, "--threads", "1"],
     "kept": [*LOCALIZE, "--threads", "1", "--keep-activations"],
 }
-RESUMED = {"localize": True, "ablate": True, "kept": False}
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +110,7 @@ def test_killed_runs_go_on_to_the_same_result(work, driver, whole, figure):
         if finished:
             # Only the removal of the unfinished state was missed.
             assert result(out) == expected, where
-        again = ["--force"] if finished else ["--resume"] if RESUMED[name] else []
+        again = ["--force"] if finished else ["--resume"]
         done = driver.must(*words, *again)
         resumed[how] += "were done before" in done["said"]
         assert result(out) == expected, where

@@ -6,6 +6,8 @@ import re
 from html import unescape
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from helpers.fake_runs import fake_run, rewrite_summary
 from helpers.tiny_bundle import write_work
@@ -274,3 +276,17 @@ def test_a_damaged_profile_is_one_line(run, tmp_path, changes, message):
         add_profile(run, folder)
     assert "\n" not in str(caught.value)
     assert not (run / "profile.json").exists()
+
+
+def test_a_table_whose_text_is_no_text_is_refused(run):
+    file = run / "units.parquet"
+    table = pq.read_table(file)
+    data = b"block.\x80.out" * table.num_rows
+    offsets = np.arange(table.num_rows + 1, dtype=np.int32) * (len(data) // table.num_rows)
+    sites = pa.Array.from_buffers(
+        pa.string(), table.num_rows, [None, pa.py_buffer(offsets), pa.py_buffer(data)]
+    )
+    at = table.column_names.index("site")
+    pq.write_table(table.set_column(at, "site", sites), file)
+    with pytest.raises(RunError, match="cannot be read"):
+        read_run(run)

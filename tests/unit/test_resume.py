@@ -10,7 +10,7 @@ from helpers.tiny_bundle import POSITIVE, write_work
 from onnxloc import Model, Network, ablate_into, load_stimuli, load_task, localize_into
 from onnxloc.claim import partial_folder
 from onnxloc.cli import main
-from onnxloc.errors import OptionError, RunError
+from onnxloc.errors import RunError
 from onnxloc.runtime.session import Session
 from onnxloc.store import Run
 from onnxloc.studies.ablate import AblateOptions
@@ -129,32 +129,67 @@ def test_other_options_are_named(work, tmp_path, capsys, stop_at, name, more, di
     assert not Path(out).exists()
 
 
-def test_kept_activations_are_not_resumed(work, tmp_path, capsys, stop_at):
+def tree(folder):
+    return {
+        str(file.relative_to(folder)): file.read_bytes()
+        for file in folder.rglob("*")
+        if file.is_file() and file.name != "manifest.json"
+    }
+
+
+@pytest.mark.parametrize("stops", [[1], [2], [4], [6], [2, 3], [1, 1, 1]])
+def test_kept_activations_are_resumed(work, tmp_path, capsys, monkeypatch, stop_at, stops):
+    # 12 rows in chunks of 5, of batches of 2: a stop falls between the chunks' ends.
+    monkeypatch.setattr("onnxloc.activation_writer.BUFFER_BYTES", 5 * row_bytes())
+    words = [*LOCALIZE, "--batch-size", "2", "--keep-activations", "--permutations", "20"]
+    assert main([*words, "-o", str(tmp_path / "whole")]) == 0
     out = tmp_path / "out"
-    words = [*LOCALIZE, "--keep-activations", "-o", str(out)]
+    for stop in stops:
+        stop_at("taps", stop)
+        assert main([*words, "-o", str(out), "--resume"]) == 130
+    assert main([*words, "-o", str(out), "--resume"]) == 0
+    assert tree(out) == tree(tmp_path / "whole")
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["out", "whole"]
+
+
+def row_bytes():
+    model = Model.open("tiny")
+    return sum(site.units for site in model.sites.match(["block.*.out"])) * 4
+
+
+def test_kept_activations_that_were_changed_are_refused(work, tmp_path, capsys, stop_at):
+    words = [*LOCALIZE, "--keep-activations", "-o", str(tmp_path / "out")]
     stop_at("taps", 4)
     assert main(words) == 130
-    assert capsys.readouterr().err.endswith("interrupted; nothing was left half-written\n")
-    assert list(tmp_path.iterdir()) == []
+    kept = tmp_path / ".out.partial" / "kept" / "activations.zarr"
+    chunk = next(file for file in kept.rglob("*") if file.parent.parent.name == "c")
+    damaged = bytearray(chunk.read_bytes())
+    damaged[3] ^= 1
+    chunk.write_bytes(damaged)
+    capsys.readouterr()
     assert main([*words, "--resume"]) == 2
-    assert "keeps its activations is not resumed" in capsys.readouterr().err
-    assert main(words) == 0
+    said = capsys.readouterr().err
+    assert "are not those written; --force starts afresh" in said
+    assert said.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+    assert main([*words, "--force"]) == 0
+    assert [one.name for one in tmp_path.iterdir()] == ["out"]
 
 
 def test_from_python(work, tmp_path, stop_at):
     model, stimuli = Model.open("tiny"), load_stimuli("stimuli.csv")
     options = LocalizeOptions(batch_size=2)
-    settings = {"keep_activations": False, "resume": True}
+    settings = {"resume": True}
     stop_at("taps", 3)
     with pytest.raises(KeyboardInterrupt):
         localize_into(tmp_path / "run", model, stimuli, options, **settings)
     said = []
     found = localize_into(tmp_path / "run", model, stimuli, options, **settings, report=said.append)
-    assert said == ["localize: 4 of 12 stimuli were done before"]
+    assert said[-1] == "localize: 4 of 12 stimuli were done before"
     alone = localize_into(tmp_path / "alone", model, stimuli, options, keep_activations=False)
+    assert not (tmp_path / "alone" / "activations.json").exists()
+    assert (tmp_path / "run" / "activations.json").is_file()
     np.testing.assert_array_equal(found.contrast.t, alone.contrast.t)
-    with pytest.raises(OptionError, match="leave out --resume"):
-        localize_into(tmp_path / "kept", model, stimuli, options, resume=True)
     task, network = load_task("pairs.jsonl"), Network.load("found")
     options = AblateOptions(controls=1, batch_size=4)
     stop_at("target_logprobs", 4)
