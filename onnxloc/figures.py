@@ -1,6 +1,6 @@
 """Plotly figures of results, for notebooks. The report has its own."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
@@ -8,12 +8,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
+    from pandas import DataFrame
     from plotly.graph_objects import Figure
 
-__all__ = ["effect_figure", "share_figure", "t_figure"]
+__all__ = [
+    "depth_figure",
+    "effect_figure",
+    "matrix_figure",
+    "profile_figure",
+    "ratio_figure",
+    "share_figure",
+    "splits_figure",
+    "t_figure",
+]
 
 _NETWORK, _CONTROL, _OTHER = "#c94f00", "#0072b2", "#9fb2c4"
-_BINS = 80
+_BINS, _SPLIT_BINS = 80, 40
 
 
 def t_figure(t: NDArray[np.float64], chosen: NDArray[np.bool_]) -> "Figure":
@@ -104,3 +114,147 @@ def effect_figure(effects: Sequence[Mapping[str, Any]]) -> "Figure":
     figure.update_yaxes(title=escape(str(effects[0].get("metric") or "score")))
     figure.update_layout(title=f"Task {escape(str(effects[0]['task']))}")
     return figure
+
+
+def profile_figure(conditions: "DataFrame", unit: str) -> "Figure":
+    """Draw a network's response to each condition, and that of random networks.
+
+    Parameters
+    ----------
+    conditions : DataFrame
+        `conditions` of a profile.
+    unit : str
+        What a response is measured in.
+    """
+    import plotly.graph_objects as go
+
+    own = conditions[conditions["kind"] == "network"]
+    controls = conditions[conditions["kind"] == "control"]
+    figure = go.Figure()
+    figure.add_bar(
+        x=_names(own["label"]),
+        y=own["mean"],
+        error_y={
+            "array": own["high"] - own["mean"],
+            "arrayminus": own["mean"] - own["low"],
+            "symmetric": False,
+        },
+        marker={"color": _NETWORK},
+        name="network, 95 % interval",
+    )
+    figure.add_scatter(
+        x=_names(controls["label"]),
+        y=controls["mean"],
+        mode="markers",
+        marker={"color": _CONTROL, "size": 6, "opacity": 0.5},
+        name="random networks",
+    )
+    figure.update_xaxes(type="category")
+    figure.update_layout(yaxis_title=f"Mean response ({escape(unit)})")
+    return figure
+
+
+def ratio_figure(groups: "DataFrame", what: str) -> "Figure":
+    """Draw what groups of units hold of a network over their share of units.
+
+    Parameters
+    ----------
+    groups : DataFrame
+        Rows of `groups` of `Where`, of one kind of group.
+    what : str
+        That kind.
+    """
+    import plotly.graph_objects as go
+
+    figure = go.Figure()
+    figure.add_bar(x=_names(groups["group"]), y=groups["ratio"], marker={"color": _NETWORK})
+    figure.add_hline(y=1, line={"dash": "dash"}, annotation_text="its share of units")
+    figure.update_xaxes(type="category", title=escape(what))
+    figure.update_layout(yaxis_title="Units chosen, over the share of units")
+    return figure
+
+
+def matrix_figure(names: Sequence[str], values: NDArray[np.float64], what: str) -> "Figure":
+    """Draw how much each two of some networks have in common.
+
+    Parameters
+    ----------
+    names : sequence of str
+        Of the networks.
+    values : array, shape [networks, networks]
+        Between 0 and 1.
+    what : str
+        What the values are.
+    """
+    import plotly.graph_objects as go
+
+    labels = _names(names)
+    figure = go.Figure()
+    figure.add_heatmap(
+        x=labels,
+        y=labels,
+        z=values,
+        zmin=0,
+        zmax=1,
+        colorscale="Oranges",
+        text=np.round(values, 2),
+        texttemplate="%{text}",
+        colorbar={"title": escape(what)},
+    )
+    figure.update_xaxes(type="category")
+    figure.update_yaxes(type="category", autorange="reversed")
+    return figure
+
+
+def depth_figure(depth: "DataFrame") -> "Figure":
+    """Draw which share of each run's network lies at which relative depth.
+
+    Parameters
+    ----------
+    depth : DataFrame
+        `depth` of a comparison.
+    """
+    import plotly.graph_objects as go
+
+    figure = go.Figure()
+    for run, rows in depth.groupby("run", sort=False):
+        figure.add_scatter(
+            x=(rows["depth_from"] + rows["depth_to"]) / 2,
+            y=100 * rows["share_of_network"],
+            mode="lines+markers",
+            name=escape(str(run)),
+        )
+    figure.update_layout(
+        xaxis_title="Relative depth", yaxis_title="Share of the network (%)", showlegend=True
+    )
+    return figure
+
+
+def splits_figure(
+    dice: NDArray[np.float64], shuffled: NDArray[np.float64], chance: float
+) -> "Figure":
+    """Draw the overlap of the networks of halves, over many splits.
+
+    Parameters
+    ----------
+    dice, shuffled : array, shape [splits]
+        With the true conditions and with shuffled ones.
+    chance : float
+        Of two random networks.
+    """
+    import plotly.graph_objects as go
+
+    figure = go.Figure()
+    bins: dict[str, Any] = {"start": 0, "end": 1, "size": 1 / _SPLIT_BINS}
+    for values, name, colour in (
+        (dice, "true conditions", _NETWORK),
+        (shuffled, "shuffled conditions", _OTHER),
+    ):
+        figure.add_histogram(x=values, xbins=bins, name=name, marker={"color": colour})
+    figure.add_vline(x=chance, line={"dash": "dash"}, annotation_text="chance")
+    figure.update_layout(barmode="overlay", xaxis_title="Dice of two halves", yaxis_title="Splits")
+    return figure
+
+
+def _names(names: Iterable[object]) -> list[str]:
+    return [escape(str(name)) for name in names]

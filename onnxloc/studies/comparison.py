@@ -11,6 +11,7 @@ from onnxloc.studies.unit_agreement import UnitAgreement
 
 if TYPE_CHECKING:
     from pandas import DataFrame
+    from plotly.graph_objects import Figure
 
 __all__ = ["CompareOptions", "Comparison"]
 
@@ -144,6 +145,18 @@ class Comparison:
             notes=notes,
             **tables,
         )
+
+    def plot(self) -> "Figure":
+        """Draw how deep each run's network lies, as a plotly figure."""
+        from onnxloc.figures import depth_figure
+
+        return depth_figure(self.depth)
+
+    def _repr_html_(self) -> str:
+        from onnxloc.notebook import table_html
+
+        names = [str(name) for name in self.pairs if self.pairs[name].notna().any()]
+        return table_html(names, self.pairs[names].to_numpy(dtype=object).tolist())
 
     def as_dict(self) -> dict[str, Any]:
         """Everything but the scatter, as JSON takes it once numbers are made finite."""

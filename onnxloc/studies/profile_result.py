@@ -15,6 +15,7 @@ from onnxloc.store import Manifest, Step, write_json, write_table
 
 if TYPE_CHECKING:
     from pandas import DataFrame
+    from plotly.graph_objects import Figure
 
 __all__ = ["Profile", "ProfileOptions", "Response", "Source"]
 
@@ -190,6 +191,19 @@ class Profile:
         if source not in {one.name for one in self.sources}:
             raise OptionError(f"the profile has no source {source!r:.40}")
         return table[table["source"] == source].reset_index(drop=True)
+
+    def plot(self) -> "Figure":
+        """Draw the response to each condition, random networks beside it, as a plotly figure."""
+        from onnxloc.figures import profile_figure
+
+        return profile_figure(self.conditions, self.options.response)
+
+    def _repr_html_(self) -> str:
+        from onnxloc.notebook import table_html
+
+        head = ("condition", "items", "mean", "low", "high", "random networks, median", "p")
+        names = ("label", "n", "mean", "low", "high", "controls_median", "p_controls")
+        return table_html(head, self.of()[list(names)].to_numpy(dtype=object).tolist())
 
     def as_dict(self) -> dict[str, Any]:
         """Everything but items and the tests of random networks, as JSON takes it once finite."""

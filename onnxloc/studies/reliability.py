@@ -3,7 +3,7 @@
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -24,6 +24,9 @@ from onnxloc.stats.resample import Interval
 from onnxloc.store import RELIABILITY_FILE, Run, finite
 from onnxloc.studies.stored import Rows, kept_step, site_values
 from onnxloc.whole_file import write_whole
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
 
 __all__ = ["Reliability", "ReliabilityOptions", "reliability"]
 
@@ -119,6 +122,25 @@ class Reliability:
         else:
             values = [getattr(row, name) for row in rows]
         return percentiles(np.array(values, dtype=np.float64))
+
+    def plot(self) -> "Figure":
+        """Draw the Dice of two halves over all splits, as a plotly figure."""
+        from onnxloc.figures import splits_figure
+
+        true, shuffled = (
+            np.array([row.dice for row in rows], dtype=np.float64)
+            for rows in (self.splits, self.shuffled)
+        )
+        return splits_figure(true, shuffled, self.chance.estimate)
+
+    def _repr_html_(self) -> str:
+        from onnxloc.notebook import table_html
+
+        rows: list[tuple[str, float, float, float]] = []
+        for name in (*Agreement.__dataclass_fields__, "spearman_brown"):
+            held = self.interval(name)
+            rows.append((name, held.estimate, held.low, held.high))
+        return table_html(("over splits", "median", "low", "high"), rows)
 
     def as_dict(self) -> dict[str, Any]:
         """Everything, as JSON takes it."""

@@ -30,6 +30,7 @@ from onnxloc.tasks import Task, TaskInputs, load_task, perplexity
 
 if TYPE_CHECKING:
     from pandas import DataFrame
+    from plotly.graph_objects import Figure
 
 __all__ = ["Robustness", "RobustnessOptions", "Variant", "robustness"]
 
@@ -194,6 +195,20 @@ class Robustness:
                 }
             )
         return pd.DataFrame(rows)
+
+    def plot(self) -> "Figure":
+        """Draw the overlap of each two variants' networks, as a plotly figure."""
+        from onnxloc.figures import matrix_figure
+
+        return matrix_figure(self.names, self.dice, "Dice")
+
+    def _repr_html_(self) -> str:
+        from onnxloc.notebook import table_html
+
+        rows = list(
+            zip(self.names, self.dice[0].tolist(), self.correlation[0].tolist(), strict=True)
+        )
+        return table_html(("variant", "Dice with the first", "rank correlation of t"), rows)
 
     @cached_property
     def effects(self) -> tuple[dict[str, Any], ...]:

@@ -12,6 +12,7 @@ from onnxloc.store import Manifest, Step, package_versions, write_json
 
 if TYPE_CHECKING:
     from pandas import DataFrame
+    from plotly.graph_objects import Figure
 
 __all__ = ["Where", "WhereOptions"]
 
@@ -98,6 +99,35 @@ class Where:
     def by(self, what: str) -> "DataFrame":
         """The rows of `groups` by "op type", "part" or "block"."""
         return self.groups[self.groups["by"] == what].reset_index(drop=True)
+
+    def plot(self, what: str | None = None) -> "Figure":
+        """Draw what each group holds over its share of units, as a plotly figure.
+
+        Parameters
+        ----------
+        what : {"op type", "part", "block"}, optional
+            The groups; the first of these that the run has if not given.
+
+        Raises
+        ------
+        OptionError
+            If the run has no such groups.
+        """
+        from onnxloc.figures import ratio_figure
+
+        kinds = list(dict.fromkeys(self.groups["by"]))
+        if what is None:
+            what = kinds[0]
+        if what not in kinds:
+            raise OptionError(f"groups are by {', '.join(kinds)}, not by {what!r:.40}")
+        return ratio_figure(self.by(what), what)
+
+    def _repr_html_(self) -> str:
+        from onnxloc.notebook import table_html
+
+        names = ("by", "group", "distinct", "distinct_chosen", "ratio", "p_sites_holm")
+        head = ("by", "group", "distinct units", "chosen", "over its share", "p over sites")
+        return table_html(head, self.groups[list(names)].to_numpy(dtype=object).tolist())
 
     def as_dict(self) -> dict[str, Any]:
         """Everything, as JSON takes it once numbers are made finite."""
