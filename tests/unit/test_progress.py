@@ -128,9 +128,13 @@ def on_terminal(folder, *words):
     ours, theirs = pty.openpty()
     termios.tcsetwinsize(theirs, (24, 80))
     process = subprocess.Popen(
-        [sys.executable, "-m", "onnxloc", *words], cwd=folder, stdout=subprocess.DEVNULL,
+        [sys.executable, "-m", "onnxloc", *words],
+        cwd=folder,
+        stdout=subprocess.DEVNULL,
         stderr=theirs,
-    )  # fmt: skip
+        # What takes less than a tenth of a second draws its bar once only, before it begins.
+        env={**os.environ, "TQDM_MININTERVAL": "0"},
+    )
     os.close(theirs)
     shown = b""
     # Reading from a terminal whose other end is closed is an error on Linux.
